@@ -1,0 +1,1 @@
+"""Experiment sweeps over pipelines of stages: each distinct stage runs exactly once."""

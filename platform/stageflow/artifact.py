@@ -1,0 +1,246 @@
+"""Artifacts: directories in a store, each named by the key of the node that made it, each with a manifest.
+
+Layout:  <stage>/<key>/manifest.json               written last, once; what no manifest names does not exist
+         <stage>/<key>/<attempt>/...               the files; a late or repeated attempt cannot touch another's
+         <stage>/<key>/checkpoints/<step>.json     newest checkpoint of an unfinished training, and its files
+         <stage>/<key>/shards/<i>-of-<n>.json      finished shards of an unfinished artifact
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+import uuid
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from stageflow.context import Report
+from stageflow.stage import Node
+from stageflow.store import NotFound, Store, StoreError
+
+PARALLEL_TRANSFERS = 8
+
+
+class Corrupt(StoreError):
+    """A file in the store is not what its manifest says."""
+
+
+@dataclass(frozen=True, slots=True)
+class File:
+    """One file of an artifact: its path inside, size in bytes, SHA-256, and the attempt that wrote it."""
+
+    path: str
+    size: int
+    sha256: str
+    attempt: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Part:
+    """What one execution (of a whole node, or of one shard) left behind."""
+
+    files: tuple[File, ...]
+    metrics: Mapping[str, float]
+    reports: tuple[Report, ...]
+    resumed_from: tuple[int, ...]
+    started: float
+    wall_seconds: float
+    gpu_seconds: float
+    host: str
+    device: str
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> "Part":
+        """The inverse of `dataclasses.asdict`."""
+        return cls(
+            **{
+                **data,
+                "files": tuple(File(**file) for file in data["files"]),
+                "reports": tuple(Report(**report) for report in data["reports"]),
+                "resumed_from": tuple(data["resumed_from"]),
+            }
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Manifest:
+    """Everything that is known about an artifact.
+
+    `inputs` maps parameter names to {"name", "key"} and, for sources, "identity". `resumed_from` lists the
+    steps from which interrupted executions went on. Seconds are summed over shards.
+    """
+
+    key: str
+    stage: str
+    version: str
+    config: Mapping[str, Any]
+    inputs: Mapping[str, Mapping[str, Any]]
+    files: tuple[File, ...]
+    metrics: Mapping[str, float]
+    reports: tuple[Report, ...]
+    resumed_from: tuple[int, ...]
+    shards: int
+    fingerprint: str
+    commit: str
+    libraries: Mapping[str, str]
+    hosts: tuple[str, ...]
+    device: str
+    started: float
+    wall_seconds: float
+    gpu_seconds: float
+
+    def to_json(self) -> bytes:
+        """UTF-8 JSON, indented for people."""
+        return json.dumps(asdict(self), indent=1, sort_keys=True).encode()
+
+    @classmethod
+    def from_json(cls, data: bytes, where: str) -> "Manifest":
+        """Parse a manifest; raises Corrupt naming `where` it lies."""
+        try:
+            found = json.loads(data)
+            found["files"] = tuple(File(**file) for file in found["files"])
+            found["reports"] = tuple(Report(**report) for report in found["reports"])
+            found["resumed_from"] = tuple(found["resumed_from"])
+            found["hosts"] = tuple(found["hosts"])
+            return cls(**{field.name: found[field.name] for field in fields(cls)})
+        except (ValueError, TypeError, KeyError) as error:
+            raise Corrupt(
+                f"{where} is not a manifest ({error!r}): remove it to have it made again"
+            ) from error
+
+
+@dataclass(frozen=True, slots=True)
+class Artifacts:
+    """All artifacts of one store, read through a local cache folder."""
+
+    store: Store
+    cache: Path
+
+    def manifest(self, node: Node) -> Manifest | None:
+        """The manifest of the node's artifact, or None where it has not been made."""
+        return self._read(f"{folder_of(node)}/manifest.json")
+
+    def find(self, prefix: str) -> Manifest:
+        """The one artifact whose key starts with `prefix`. Raises NotFound when there is none, or several."""
+        names = [name for name in self._manifest_names() if name.split("/")[-2].startswith(prefix)]
+        if len(names) != 1:
+            found = "none has" if not names else "several have: " + ", ".join(names[:3])
+            raise NotFound(
+                f"no single artifact with the key {prefix}... in {self.store.uri} ({found} it)"
+            )
+        manifest = self._read(names[0])
+        assert manifest is not None
+        return manifest
+
+    def all(self, stage: str = "") -> Iterator[Manifest]:
+        """Every manifest, or every one of one stage."""
+        for name in self._manifest_names(f"{stage}/" if stage else ""):
+            manifest = self._read(name)
+            if manifest is not None:
+                yield manifest
+
+    def publish(self, manifest: Manifest) -> Manifest:
+        """Write the manifest; if another attempt was faster, drop our files and return the winner's."""
+        folder = f"{manifest.stage}/{manifest.key}"
+        if not self.store.create(f"{folder}/manifest.json", manifest.to_json()):
+            winner = self._read(f"{folder}/manifest.json")
+            assert winner is not None
+            kept = {file.attempt for file in winner.files}
+            self.store.delete(
+                f"{folder}/{f.attempt}/{f.path}" for f in manifest.files if f.attempt not in kept
+            )
+            manifest = winner
+        leftovers = [
+            *self.store.list(f"{folder}/checkpoints/"),
+            *self.store.list(f"{folder}/shards/"),
+        ]
+        self.store.delete(leftovers)
+        return manifest
+
+    def withdraw(self, manifest: Manifest) -> None:
+        """Forget an artifact, so that it is made anew: first the manifest, then the files, then the cache."""
+        folder = f"{manifest.stage}/{manifest.key}"
+        self.store.delete([f"{folder}/manifest.json"])
+        self.store.delete(f"{folder}/{file.attempt}/{file.path}" for file in manifest.files)
+        shutil.rmtree(self.cache / manifest.stage / manifest.key, ignore_errors=True)
+
+    def put(self, folder: str, files: Path, attempt: str | None = None) -> tuple[File, ...]:
+        """Upload a directory under `folder` in the store as one attempt."""
+        attempt = attempt or uuid.uuid4().hex[:8]
+        paths = sorted(path for path in files.rglob("*") if path.is_file())
+
+        def upload(path: Path) -> File:
+            name = path.relative_to(files).as_posix()
+            entry = File(name, path.stat().st_size, sha256(path), attempt)
+            self.store.upload(path, f"{folder}/{attempt}/{name}")
+            return entry
+
+        with ThreadPoolExecutor(PARALLEL_TRANSFERS) as pool:
+            return tuple(pool.map(upload, paths))
+
+    def fetch(self, manifest: Manifest) -> Path:
+        """A local directory with the artifact's files, verified when they are fetched and kept in the cache."""
+        target = (
+            self.cache
+            / manifest.stage
+            / manifest.key
+            / (manifest.files[0].attempt if manifest.files else "-")
+        )
+        if not target.is_dir():
+            self.get(f"{manifest.stage}/{manifest.key}", manifest.files, target)
+        return target
+
+    def get(self, folder: str, files: Sequence[File], target: Path) -> None:
+        """Download files to the directory `target`, which appears complete or not at all. Raises Corrupt."""
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=target.parent, prefix=".fetch-") as temporary:
+            fresh = Path(temporary) / "files"
+            fresh.mkdir()
+
+            def download(file: File) -> None:
+                name, path = f"{folder}/{file.attempt}/{file.path}", fresh / file.path
+                path.parent.mkdir(parents=True, exist_ok=True)
+                self.store.download(name, path)
+                if path.stat().st_size != file.size or sha256(path) != file.sha256:
+                    raise Corrupt(
+                        f"{self.store.uri}/{name} does not have the SHA-256 of its manifest: "
+                        f"run 'stageflow forget {folder.rpartition('/')[2]}' to have it made again"
+                    )
+
+            with ThreadPoolExecutor(PARALLEL_TRANSFERS) as pool:
+                list(pool.map(download, files))
+            try:
+                os.rename(fresh, target)
+            except OSError:
+                if (
+                    not target.is_dir()
+                ):  # else another process fetched the same files at the same time
+                    raise
+
+    def _read(self, name: str) -> Manifest | None:
+        try:
+            return Manifest.from_json(self.store.read(name), f"{self.store.uri}/{name}")
+        except NotFound:
+            return None
+
+    def _manifest_names(self, prefix: str = "") -> Iterable[str]:
+        return (
+            name
+            for name in self.store.list(prefix)
+            if name.count("/") == 2 and name.endswith("/manifest.json")
+        )
+
+
+def folder_of(node: Node) -> str:
+    """Where the node's artifact lies in every store: `<stage>/<key>`."""
+    return f"{node.name}/{node.key}"
+
+
+def sha256(path: Path) -> str:
+    """SHA-256 of a file, as 64 hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,66 @@
+"""Provenance: which commit and which library versions made a number."""
+
+import hashlib
+import subprocess
+from functools import lru_cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from stageflow.fingerprint import project_packages
+
+LIBRARIES = (
+    "torch",
+    "torchvision",
+    "timm",
+    "numpy",
+    "pillow",
+    "ray",
+    "optuna",
+    "mlflow",
+    "pydensecrf2",
+)
+
+
+@lru_cache(maxsize=1)
+def commit() -> str:
+    """The git commit of the running code, "-dirty" behind it if files were changed.
+
+    Where there is no repository (a working directory shipped by `ray job submit` has none), the digest of the
+    project's source files as "source:...".
+    """
+    root = Path(__file__).parent
+    head = _git(root, "rev-parse", "--short=12", "HEAD")
+    if head is None:
+        return f"source:{_source_digest()}"
+    return head + ("-dirty" if _git(root, "status", "--porcelain", "--untracked-files=no") else "")
+
+
+@lru_cache(maxsize=1)
+def libraries() -> dict[str, str]:
+    """Versions of the installed libraries that can change a result."""
+    found = {}
+    for name in LIBRARIES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def _git(folder: Path, *arguments: str) -> str | None:
+    try:
+        done = subprocess.run(
+            ["git", *arguments], cwd=folder, capture_output=True, text=True, check=True, timeout=10
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()
+
+
+def _source_digest() -> str:
+    state = hashlib.sha256()
+    for package in project_packages():
+        for path in sorted(package.rglob("*.py")):
+            state.update(path.relative_to(package.parent).as_posix().encode())
+            state.update(path.read_bytes())
+    return state.hexdigest()[:12]

@@ -1,0 +1,1 @@
+"""One file per experiment: a pipeline, a search space and an objective; each runs by itself."""

@@ -1,0 +1,42 @@
+"""What every test may use: the reference data beside the checkout, and a private home."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+REFERENCE = Path(
+    os.environ.get("WSSS_REFERENCE", Path(__file__).resolve().parents[2] / "shared")
+)
+
+
+def reference(relative: str) -> Path:
+    """A path inside the reference data; skips the test, with the reason, where it is absent."""
+    path = REFERENCE / relative
+    if not path.exists():
+        pytest.skip(f"no reference data at {path} (set WSSS_REFERENCE)")
+    return path
+
+
+@pytest.fixture(scope="session")
+def voc_mini() -> Path:
+    """Root of 608 real VOC 2012 images with masks, in the official layout."""
+    return reference("data/voc_mini")
+
+
+@pytest.fixture(scope="session")
+def golden() -> Callable[[str], "np.lib.npyio.NpzFile"]:
+    """Loader of recorded arrays: `golden("unit03_recam_sce")["logits"]`."""
+    return lambda unit: np.load(reference(f"golden/{unit}.npz"), allow_pickle=False)
+
+
+@pytest.fixture(autouse=True)
+def private_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Point HOME and STAGEFLOW_HOME into the test's own folder, so that nothing leaks out or in."""
+    home = tmp_path / "home"
+    home.mkdir()
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.setenv("STAGEFLOW_HOME", str(home / ".stageflow"))
+    return home
