@@ -1,0 +1,242 @@
+"""The study: an Optuna study as the one record of what a sweep asked and what came out.
+
+Ray Tune, MLflow and the console are fed from it, never the other way round, so a killed driver loses nothing:
+the same command again claims the study, tells the trials that died with the old driver that they failed, asks
+for the same parameters again, and goes on.
+
+States are told truthfully: COMPLETE has the final value, PRUNED was stopped on the way, FAIL has a reason, and
+a value that is not a number is a FAIL. (Optuna's heartbeats do not work with ask and tell, hence the lease.)
+"""
+
+import contextlib
+import math
+import os
+import socket
+import threading
+import time
+import uuid
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+
+BEAT_SECONDS = 10.0
+LEASE_SECONDS = 60.0
+LOST = "the driver died"
+
+Params = TypeVar("Params")
+
+
+class StudyError(RuntimeError):
+    """The study cannot be used now; the message says why and what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Proposal(Generic[Params]):
+    """Parameters to try, under the number of their trial."""
+
+    number: int
+    params: Params
+
+
+@dataclass(frozen=True, slots=True)
+class Completed:
+    """The trial ran to its end; `target` is the artifact that holds the value, as "<stage>/<key>"."""
+
+    value: float
+    target: str
+
+
+@dataclass(frozen=True, slots=True)
+class Pruned:
+    """The scheduler stopped the trial after `step` reports, the last of which was `value`."""
+
+    value: float
+    step: int
+
+
+@dataclass(frozen=True, slots=True)
+class Broken:
+    """The trial failed, for a reason told in one line."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """What the study knows of one trial; `started` and `finished` are Unix seconds."""
+
+    number: int
+    state: str
+    params: Mapping[str, Any]
+    value: float | None
+    target: str
+    reason: str
+    started: float | None
+    finished: float | None
+
+
+class Study(Generic[Params]):
+    """Asks Optuna for parameters of one sweep, and tells it what came of them."""
+
+    def __init__(
+        self,
+        name: str,
+        url: str,
+        *,
+        space: Callable[[optuna.Trial], Params],
+        maximise: bool = True,
+        seed: int = 0,
+    ) -> None:
+        """Open or create the study `name` in the storage `url` (a SQLAlchemy URL, or a journal file's path)."""
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        self.name = name
+        self.space = space
+        self.sign = 1 if maximise else -1
+        storage = _storage(url)
+        try:
+            self._study = optuna.create_study(
+                study_name=name,
+                storage=storage,
+                direction="maximize" if maximise else "minimize",
+                load_if_exists=True,
+            )
+        except Exception as error:
+            raise StudyError(f"no study storage at {url}: {_first_line(error)}") from error
+        # A sampler with the same seed on an existing study would propose the same first parameters again.
+        self._study.sampler = _sampler(seed + len(self._study.get_trials(deepcopy=False)))
+
+    def ask(self) -> Proposal[Params]:
+        """The next parameters: queued ones first, else what the sampler proposes."""
+        trial = self._study.ask()
+        return Proposal(trial.number, self.space(trial))
+
+    def tell(self, number: int, result: Completed | Pruned | Broken) -> None:
+        """Close a trial. A completed value that is no number counts as failed."""
+        frozen = self._study.get_trials(deepcopy=False)[number]
+        trial = optuna.Trial(self._study, frozen._trial_id)
+        if isinstance(result, Completed) and not math.isfinite(result.value):
+            result = Broken(f"the objective is {result.value}")
+        if isinstance(result, Completed):
+            trial.set_user_attr("target", result.target)
+            self._study.tell(trial, result.value)
+        elif isinstance(result, Pruned):
+            if math.isfinite(result.value):
+                trial.report(result.value, result.step)
+            self._study.tell(trial, state=TrialState.PRUNED)
+        else:
+            trial.set_user_attr("reason", result.reason)
+            self._study.tell(trial, state=TrialState.FAIL)
+
+    def enqueue(self, params: Params) -> None:
+        """Have `params` (a dataclass whose fields are named as in the space) tried first, once."""
+        self._study.enqueue_trial(asdict(params), skip_if_exists=True)  # type: ignore[call-overload]
+
+    def reconcile(self) -> int:
+        """Fail the trials that an earlier driver left running and queue their parameters again; how many."""
+        lost = [t for t in self._study.get_trials(deepcopy=False) if t.state is TrialState.RUNNING]
+        for trial in lost:
+            self.tell(trial.number, Broken(LOST))
+            if trial.params:
+                self._study.enqueue_trial(trial.params)
+        return len(lost)
+
+    def trials(self) -> list[Trial]:
+        """All trials that were started, oldest first."""
+        return [
+            _record(trial)
+            for trial in self._study.get_trials(deepcopy=False)
+            if trial.state is not TrialState.WAITING
+        ]
+
+    def spent(self) -> int:
+        """How many trials count against the budget: all that ended, but not those lost with a driver."""
+        return sum(t.state not in ("RUNNING",) and t.reason != LOST for t in self.trials())
+
+    def best(self) -> Trial | None:
+        """The completed trial with the best value, the earliest of equals."""
+        completed = [t for t in self.trials() if t.state == "COMPLETE" and t.value is not None]
+        return max(completed, key=lambda t: self.sign * (t.value or 0.0), default=None)
+
+    def note(self, name: str, value: Any) -> None:
+        """Keep a JSON value with the study."""
+        self._study.set_user_attr(name, value)
+
+    def notes(self) -> Mapping[str, Any]:
+        """All values kept with the study."""
+        return self._study.user_attrs
+
+    @contextlib.contextmanager
+    def claimed(self) -> Iterator[None]:
+        """Hold the study as its one driver. Raises StudyError where a living driver has it."""
+        mine = {"id": uuid.uuid4().hex, "host": socket.gethostname(), "pid": os.getpid()}
+        self._refuse_living_driver()
+        self.note("driver", {**mine, "beat": time.time()})
+        time.sleep(
+            0.2
+        )  # of two drivers that start at once the second overwrites the first, which sees it here
+        if self.notes()["driver"]["id"] != mine["id"]:
+            self._refuse_living_driver()
+        stop = threading.Event()
+        beating = threading.Thread(target=self._beat, args=(mine, stop), daemon=True)
+        beating.start()
+        try:
+            yield
+        finally:
+            stop.set()
+            beating.join()
+            self.note("driver", None)
+
+    def _beat(self, mine: Mapping[str, Any], stop: threading.Event) -> None:
+        while not stop.wait(BEAT_SECONDS):
+            self.note("driver", {**mine, "beat": time.time()})
+
+    def _refuse_living_driver(self) -> None:
+        holder = self.notes().get("driver")
+        if not holder:
+            return
+        age = time.time() - holder["beat"]
+        dead_here = (
+            holder["host"] == socket.gethostname() and not Path(f"/proc/{holder['pid']}").exists()
+        )
+        if age < LEASE_SECONDS and not dead_here:
+            raise StudyError(
+                f"sweep {self.name} is being driven by process {holder['pid']} on {holder['host']} (last sign of "
+                f"life {age:.0f} s ago): wait for it, stop it, or give this one another --study"
+            )
+
+
+def _storage(url: str) -> optuna.storages.BaseStorage:
+    if "://" in url:
+        return optuna.storages.RDBStorage(url)
+    from optuna.storages.journal import JournalFileBackend, JournalStorage
+
+    return JournalStorage(JournalFileBackend(url))
+
+
+def _sampler(seed: int) -> optuna.samplers.BaseSampler:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        # group: spaces may be conditional (a parameter of one stage exists only if that stage is chosen)
+        return optuna.samplers.TPESampler(seed=seed, multivariate=True, group=True)
+
+
+def _record(trial: FrozenTrial) -> Trial:
+    return Trial(
+        number=trial.number,
+        state=trial.state.name,
+        params=trial.params,
+        value=trial.value if trial.state is TrialState.COMPLETE else None,
+        target=trial.user_attrs.get("target", ""),
+        reason=trial.user_attrs.get("reason", ""),
+        started=trial.datetime_start.timestamp() if trial.datetime_start else None,
+        finished=trial.datetime_complete.timestamp() if trial.datetime_complete else None,
+    )
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
