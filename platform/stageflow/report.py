@@ -1,0 +1,55 @@
+"""What the search found, for people: a headline while it runs and a table at the end."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from stageflow.study import Study, Trial
+
+SHOWN = 15  # trials in the table
+
+
+def trial_headline(study: Study[Any], trials: int) -> str:
+    """One line: how many trials are done and the best value so far."""
+    best = study.best()
+    so_far = "" if best is None else f", best {best.value:.4f} (trial {best.number})"
+    return f"{study.name}: {study.spent()} of {trials} trials{so_far}"
+
+
+def trial_table(trials: Sequence[Trial], *, maximise: bool) -> Table:
+    """The trials, best first: number, state, value, parameters, and why if one failed."""
+    names = list(dict.fromkeys(name for trial in trials for name in trial.params))
+    table = Table(
+        title=f"best of {len(trials)} trials", title_justify="left", box=None, padding=(0, 2, 0, 0)
+    )
+    for heading in ("trial", "state", "value", *names, "seconds", ""):
+        table.add_column(heading, justify="left" if heading in ("state", "") else "right")
+    worst = float("-inf")
+    ranked = sorted(
+        trials,
+        key=lambda t: worst if t.value is None else (t.value if maximise else -t.value),
+        reverse=True,
+    )
+    for trial in ranked[:SHOWN]:
+        seconds = (
+            ""
+            if not (trial.started and trial.finished)
+            else f"{trial.finished - trial.started:.0f}"
+        )
+        table.add_row(
+            str(trial.number),
+            trial.state.lower(),
+            "" if trial.value is None else f"{trial.value:.4f}",
+            *(_shown(trial.params.get(name)) for name in names),
+            seconds,
+            trial.reason,
+        )
+    return table
+
+
+def _shown(value: object) -> str:
+    return "" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,150 @@
+"""The search on Ray: Tune runs the trials, the study decides what they try.
+
+A trial process is light: it builds the pipeline of its parameters, has the coordinator make it, and passes on
+the reports of its stages, on which ASHA may stop it. No stage runs in it, so it never imports torch.
+"""
+
+import os
+import tempfile
+from collections.abc import Mapping
+from typing import Any
+
+import ray
+from ray import tune
+from ray.actor import ActorHandle
+from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, TrialScheduler
+from ray.tune.search import Searcher
+
+from stageflow.executor import Done
+from stageflow.executor_ray import RayExecutor
+from stageflow.search import Objective, Params
+from stageflow.study import Broken, Completed, Pruned, Study
+
+OBJECTIVE = "objective"
+TRIAL_MEMORY = 300 * 2**20  # what a trial process asks for: it needs no CPU of its own
+TRIAL_RETRIES = 2  # restarts of a trial whose process died; its stages are not repeated
+
+
+def search(
+    study: Study[Params],
+    objective: Objective[Params],
+    executor: RayExecutor,
+    *,
+    trials: int,
+    concurrent: int,
+) -> None:
+    """Run trials until `trials` are spent."""
+    os.environ.setdefault(
+        "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1"
+    )  # the study and the manifests are the log
+    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
+    trial = tune.with_parameters(TuneTrial, coordinator=executor.coordinator, objective=objective)
+    with tempfile.TemporaryDirectory(prefix="tune-") as folder:
+        tuner = tune.Tuner(
+            tune.with_resources(trial, {"cpu": 0, "memory": TRIAL_MEMORY}),
+            tune_config=tune.TuneConfig(
+                metric=OBJECTIVE,
+                mode="max" if objective.maximise else "min",
+                search_alg=StudySearcher(study, executor.coordinator),
+                scheduler=_scheduler(objective),
+                num_samples=trials - study.spent(),
+                max_concurrent_trials=concurrent,
+                reuse_actors=True,
+            ),
+            run_config=tune.RunConfig(
+                name="sweep",
+                storage_path=folder,
+                verbose=0,
+                failure_config=tune.FailureConfig(max_failures=TRIAL_RETRIES),
+                checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
+            ),
+        )
+        tuner.fit()
+
+
+class TuneTrial(tune.Trainable):
+    """One trial: every step waits for the next report on the way to the objective, the last for its value."""
+
+    def setup(
+        self, config: dict[str, Any], coordinator: ActorHandle, objective: Objective[Any]
+    ) -> None:
+        """Ask the coordinator for the pipeline's target."""
+        self.coordinator, self.objective = coordinator, objective
+        self._begin(config)
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        """Take another trial over in the same process."""
+        self._begin(new_config)
+        return True
+
+    def step(self) -> dict[str, Any]:
+        """Wait for the next report or the end."""
+        answer = self.coordinator.next.remote(self.target, self.seen, self.objective.rung)
+        metrics, outcome = ray.get(answer)
+        self.seen += 1
+        if outcome is None:
+            return {OBJECTIVE: metrics[self.objective.rung], "seen": self.seen}
+        value = metrics.get(self.objective.metric, float("nan"))
+        reason = "" if isinstance(outcome, Done) else outcome.reason
+        target = f"{self.target.name}/{self.target.key}"
+        return {OBJECTIVE: value, "ended": True, "reason": reason, "target": target, "done": True}
+
+    def _begin(self, config: Mapping[str, Any]) -> None:
+        self.seen = 0
+        self.target = self.objective.pipeline(config["params"])
+        ray.get(self.coordinator.start.remote(config["demand"], self.target))
+
+
+class StudySearcher(Searcher):
+    """Tune's view of the study. Holds nothing that the study does not know, so there is nothing to save."""
+
+    def __init__(self, study: Study[Any], coordinator: ActorHandle) -> None:
+        super().__init__(metric=OBJECTIVE, mode="max")
+        self.study = study
+        self.coordinator = coordinator
+        self.numbers: dict[str, int] = {}
+
+    def set_search_properties(
+        self, metric: str | None, mode: str | None, config: dict[str, Any], **spec: Any
+    ) -> bool:
+        """The study has its own direction and space."""
+        return not config
+
+    def suggest(self, trial_id: str) -> dict[str, Any]:
+        """Ask the study."""
+        proposal = self.study.ask()
+        self.numbers[trial_id] = proposal.number
+        return {"params": proposal.params, "demand": trial_id}
+
+    def on_trial_complete(
+        self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
+    ) -> None:
+        """Tell the study the truth.
+
+        Tune's last result says `done` also for a trial that ASHA stopped, so only the mark that the trial
+        itself puts on its last report tells a completed trial from a pruned one.
+        """
+        self.coordinator.release.remote(trial_id)
+        number = self.numbers.pop(trial_id)
+        if error or not result:
+            self.study.tell(number, Broken(f"the trial's process died {TRIAL_RETRIES + 1} times"))
+        elif not result.get("ended"):
+            self.study.tell(number, Pruned(result[OBJECTIVE], result["seen"]))
+        elif result["reason"]:
+            self.study.tell(number, Broken(result["reason"]))
+        else:
+            self.study.tell(number, Completed(result[OBJECTIVE], result["target"]))
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing to save: the study is on disk."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Nothing to restore: the study is on disk."""
+
+
+def _scheduler(objective: Objective[Any]) -> TrialScheduler:
+    if not objective.rung:
+        return FIFOScheduler()
+    return AsyncHyperBandScheduler(
+        time_attr="training_iteration", max_t=1000, grace_period=1, reduction_factor=3
+    )

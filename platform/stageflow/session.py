@@ -1,0 +1,195 @@
+"""One execution of a sweep's command: search, then the board; whatever is done already is read, not made."""
+
+from __future__ import annotations
+
+import functools
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+
+from stageflow import board
+from stageflow.artifact import Artifacts
+from stageflow.board import Entry, Row
+from stageflow.board_page import page
+from stageflow.executor import (
+    Executor,
+    Failed,
+    LocalExecutor,
+    OnStale,
+    RunError,
+    failure_table,
+    refuse_stale,
+)
+from stageflow.fingerprint import fingerprint
+from stageflow.identity import digest
+from stageflow.live import LiveView
+from stageflow.plan import Plan, Status, plan
+from stageflow.report import trial_headline, trial_table
+from stageflow.search import Objective, search
+from stageflow.settings import Settings, home
+from stageflow.stage import Node
+from stageflow.store import Store
+from stageflow.store_check import self_test
+
+if TYPE_CHECKING:
+    from stageflow.study import Study
+    from stageflow.sweep import Sweep
+    from stageflow.tracking import Background, Tracked
+
+
+@dataclass(slots=True)
+class Session:
+    """The command of a sweep while it runs."""
+
+    sweep: Sweep[Any, Any]
+    options: Any
+    settings: Settings
+    trials: int
+    console: Console = field(default_factory=lambda: Console(highlight=False))
+    on_stale: OnStale = OnStale.ASK
+    rows: Sequence[Row] = ()
+    closing: ExitStack = field(default_factory=ExitStack)
+    _executor: Executor | None = None
+
+    def run(self) -> None:
+        """Do what the command says. Raises RunError when stages of the board failed, or every trial."""
+        entries = functools.partial(self.sweep.entries, options=self.options)
+        objective = self._objective()
+        store = self.settings.open_store()
+        self._check_once(store)
+        artifacts = Artifacts(store, home() / "cache")
+        first = [objective.pipeline(self.sweep.defaults), *_nodes(entries(self.sweep.defaults))]
+        self._decide_stale(plan(*first, artifacts=artifacts))
+        with self.closing:
+            if not self.trials:
+                self._fill_board(entries(self.sweep.defaults), artifacts)
+                return
+            with self._study() as study, self._tracked(study, artifacts) as tracking:
+                self._search(study, objective, artifacts)
+                best = self._best(study)
+                self._fill_board(entries(replace(self.sweep.defaults, **best)), artifacts)
+            self._closing_words(study, tracking)
+
+    def _objective(self) -> Objective[Any]:
+        pipeline = functools.partial(self.sweep.pipeline, options=self.options)
+        return Objective(pipeline, self.sweep.metric, self.sweep.rung, self.sweep.maximise)
+
+    def _check_once(self, store: Store) -> None:
+        """Have a store prove itself the first time that it is used from here."""
+        mark = home() / "checked" / digest(store.uri)
+        if not mark.exists():
+            self_test(store)
+            mark.parent.mkdir(parents=True, exist_ok=True)
+            mark.write_text(store.uri)
+
+    def _decide_stale(self, steps: Plan) -> None:
+        self.on_stale = OnStale(self.settings.on_stale)
+        stale = steps.of(Status.STALE)
+        if not stale or self.on_stale is not OnStale.ASK:
+            return
+        if not sys.stdin.isatty():
+            refuse_stale(steps)
+        names = ", ".join(sorted({step.node.name for step in stale}))
+        answer = self.console.input(
+            f"The code of {names} has changed since {len(stale)} artifacts were made. [r]erun or [k]eep them? "
+        )
+        self.on_stale = OnStale.RERUN if answer.lower().startswith("r") else OnStale.KEEP
+
+    @contextmanager
+    def _study(self) -> Iterator[Study[Any]]:
+        from stageflow.study import Study
+
+        command = digest([self.options, fingerprint(self.sweep.space)])
+        study: Study[Any] = Study(
+            self.settings.study or f"{self.sweep.name}-{command[:8]}",
+            self.settings.studies,
+            space=functools.partial(self.sweep.space, options=self.options),
+            maximise=self.sweep.maximise,
+        )
+        with study.claimed():
+            lost = study.reconcile()
+            if lost:
+                self.console.print(
+                    f"{lost} trials of a driver that died are tried again", style="yellow"
+                )
+            study.enqueue(self.sweep.defaults)
+            yield study
+
+    def _search(self, study: Study[Any], objective: Objective[Any], artifacts: Artifacts) -> None:
+        spent = study.spent()
+        self.console.print(
+            f"study {study.name}: {spent} of {self.trials} trials done", style="bold"
+        )
+        if spent >= self.trials:
+            return
+        executor = self._executor_for(artifacts)
+        view = LiveView(self.console, headline=lambda: trial_headline(study, self.trials))
+        if self.settings.executor == "local":
+            with view.shown():
+                search(study, objective, executor, trials=self.trials, observe=view)
+            return
+        from stageflow import search_ray
+        from stageflow.executor_ray import RayExecutor
+
+        assert isinstance(executor, RayExecutor)
+        with view.shown(), executor.watching(view):
+            search_ray.search(
+                study, objective, executor, trials=self.trials, concurrent=self.settings.concurrent
+            )
+
+    def _executor_for(self, artifacts: Artifacts) -> Executor:
+        if self._executor is None:
+            if self.settings.executor == "local":
+                self._executor = LocalExecutor(artifacts, on_stale=self.on_stale)
+            else:
+                from stageflow.executor_ray import RayExecutor
+
+                self._executor = RayExecutor(artifacts, on_stale=self.on_stale)
+            self.closing.callback(self._executor.close)
+        return self._executor
+
+    def _best(self, study: Study[Any]) -> dict[str, Any]:
+        trials = study.trials()
+        self.console.print(trial_table(trials, maximise=self.sweep.maximise))
+        best = study.best()
+        if best is None:
+            reasons = sorted({trial.reason for trial in trials if trial.reason})
+            raise RunError("no trial completed:\n" + "\n".join(f"  {reason}" for reason in reasons))
+        return dict(best.params)
+
+    def _fill_board(self, entries: Sequence[Entry], artifacts: Artifacts) -> None:
+        """Make the entries' nodes, save their rows, and show the board."""
+        nodes = _nodes(entries)
+        steps = plan(*nodes, artifacts=artifacts, remake=self.on_stale is OnStale.RERUN)
+        missing = bool(steps.of(Status.RUN))
+        # With everything there, no cluster has to be started to read it.
+        executor = (
+            self._executor_for(artifacts)
+            if missing
+            else LocalExecutor(artifacts, on_stale=OnStale.KEEP)
+        )
+        view = LiveView(self.console, headline=lambda: "filling the board")
+        with view.shown():
+            outcomes = executor.run(nodes, view)
+        if any(isinstance(outcomes[node.key], Failed) for node in nodes):
+            raise RunError(failure_table(outcomes, nodes))
+        self.rows = [board.row(entry, artifacts) for entry in entries]
+        board.save([*self.rows, *self.sweep.published], artifacts.store)
+        for table in board.console([*self.rows, *self.sweep.published]):
+            self.console.print(table)
+
+    @contextmanager
+    def _tracked(self, study: Study[Any], artifacts: Artifacts) -> Iterator[Background | None]:
+        if self.settings.tracking == "none":
+            yield None
+            return
+        from stageflow.tracking import Background
+
+        latest = functools.partial(self._projection, study, artifacts)
+        with Background(latest, artifacts, self.settings.tracking) as tracking:
+            yield tracking

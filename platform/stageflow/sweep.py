@@ -1,0 +1,132 @@
+"""A sweep: one file that says what to search and how parameters become a pipeline.
+
+    def space(trial, options): ...       # what Optuna may choose
+    def pipeline(params, options): ...   # parameters -> the node whose metric is the objective
+    def entries(params, options): ...    # what to put on the leaderboard, for the best parameters
+    if __name__ == "__main__":
+        sys.exit(main(Sweep(...)))
+
+The same command again continues where it was stopped, and never repeats what is done.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import signal
+import sys
+import textwrap
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from stageflow.board import Entry, Row
+from stageflow.executor import RunError
+from stageflow.options import OptionError, add_flags, from_file, from_flags
+from stageflow.session import Session
+from stageflow.settings import Settings
+from stageflow.stage import Node
+from stageflow.store import StoreError
+
+if TYPE_CHECKING:
+    import optuna
+
+Options = TypeVar("Options")
+Params = TypeVar("Params")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sweep(Generic[Options, Params]):
+    """An experiment.
+
+    Attributes:
+        name: of the experiment, in MLflow and in the study's name.
+        about: what it does, for `--help`; usually the module's docstring.
+        options: what a user may set by flags; its values are the defaults.
+        defaults: the parameters to try first, for instance the published ones.
+        space, pipeline, entries: see the module's docstring.
+        metric: the objective, a metric of the pipeline's node.
+        rung: a metric that stages report on the way, on which ASHA stops hopeless trials; "" for none.
+        trials: how many, unless `--trials` says otherwise.
+        published: rows of the board to compare with.
+    """
+
+    name: str
+    about: str
+    options: Options
+    defaults: Params
+    space: Callable[[optuna.Trial, Options], Params]
+    pipeline: Callable[[Params, Options], Node]
+    entries: Callable[[Params, Options], Sequence[Entry]]
+    metric: str = "miou"
+    rung: str = ""
+    maximise: bool = True
+    trials: int = 12
+    published: Sequence[Row] = ()
+
+
+def main(sweep: Sweep[Any, Any], arguments: Sequence[str] | None = None) -> int:
+    """Run a sweep from the command line. Returns the exit status: 0, 1 if stages failed, 2 for bad input."""
+    try:
+        options, settings, trials = _parse(sweep, arguments)
+        with _terminated_like_interrupted():
+            Session(sweep, options, settings, trials).run()
+    except RunError as error:
+        print(error, file=sys.stderr)
+        return 1
+    except (OptionError, StoreError, ValueError, OSError, RuntimeError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on from here", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _parse(sweep: Sweep[Any, Any], arguments: Sequence[str] | None) -> tuple[Any, Settings, int]:
+    parser = argparse.ArgumentParser(
+        description=textwrap.dedent(sweep.about),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "--config", type=Path, metavar="FILE", help="options from a TOML file; flags win"
+    )
+    parser.add_argument(
+        "--trials",
+        type=int,
+        default=sweep.trials,
+        metavar="INTEGER",
+        help=f"how many parameter sets to try; 0: only the board (default: {sweep.trials})",
+    )
+    add_flags(parser.add_argument_group("this experiment"), sweep.options)
+    add_flags(parser.add_argument_group("where it runs, and where things are kept"), Settings())
+    given = vars(parser.parse_args(arguments))
+    file, trials = given.pop("config"), given.pop("trials")
+    if trials < 0:
+        raise OptionError(f"--trials is {trials}: give zero or more")
+    platform = {f.name for f in fields(Settings)}
+    options = from_file(sweep.options, file) if file else sweep.options
+    options = from_flags(options, {n: v for n, v in given.items() if n not in platform})
+    return (
+        options,
+        from_flags(Settings(), {n: v for n, v in given.items() if n in platform}),
+        trials,
+    )
+
+
+@contextmanager
+def _terminated_like_interrupted() -> Iterator[None]:
+    """Let SIGTERM, which `ray job stop` sends, unwind like Ctrl-C: the study is released, workers stop."""
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
