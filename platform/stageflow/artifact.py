@@ -1,9 +1,9 @@
-"""Artifacts: directories in a store, each named by the key of the node that made it, each with a manifest.
+"""Artifacts: directories in a store, each with a manifest, under the key of the node that made it.
 
-Layout:  <stage>/<key>/manifest.json               written last, once; what no manifest names does not exist
-         <stage>/<key>/<attempt>/...               the files; a late or repeated attempt cannot touch another's
-         <stage>/<key>/checkpoints/<step>.json     newest checkpoint of an unfinished training, and its files
-         <stage>/<key>/shards/<i>-of-<n>.json      finished shards of an unfinished artifact
+<stage>/<key>/manifest.json      written last, once; what no manifest names does not exist
+<stage>/<key>/<attempt>/...      the files; a late or repeated attempt cannot touch another's
+<stage>/<key>/checkpoints/...    the newest checkpoint of an unfinished training, and its files
+<stage>/<key>/shards/...         which shards of an unfinished artifact are finished
 """
 
 import hashlib
@@ -31,7 +31,7 @@ class Corrupt(StoreError):
 
 @dataclass(frozen=True, slots=True)
 class File:
-    """One file of an artifact: its path inside, size in bytes, SHA-256, and the attempt that wrote it."""
+    """One file of an artifact: path inside, size in bytes, SHA-256, the attempt that wrote it."""
 
     path: str
     size: int
@@ -70,8 +70,8 @@ class Part:
 class Manifest:
     """Everything that is known about an artifact.
 
-    `inputs` maps parameter names to {"name", "key"} and, for sources, "identity". `resumed_from` lists the
-    steps from which interrupted executions went on. Seconds are summed over shards.
+    `inputs` maps parameter names to {"name", "key"} and, for sources, "identity". `resumed_from`
+    lists the steps from which interrupted executions went on. Seconds are summed over shards.
     """
 
     key: str
@@ -125,7 +125,7 @@ class Artifacts:
         return self._read(f"{folder_of(node)}/manifest.json")
 
     def find(self, prefix: str) -> Manifest:
-        """The one artifact whose key starts with `prefix`. Raises NotFound when there is none, or several."""
+        """The one artifact whose key starts with `prefix`; raises NotFound for none or several."""
         names = [name for name in self._manifest_names() if name.split("/")[-2].startswith(prefix)]
         if len(names) != 1:
             found = "none has" if not names else "several have: " + ", ".join(names[:3])
@@ -144,25 +144,20 @@ class Artifacts:
                 yield manifest
 
     def publish(self, manifest: Manifest) -> Manifest:
-        """Write the manifest; if another attempt was faster, drop our files and return the winner's."""
+        """Write the manifest, or return the one of an attempt that was faster.
+
+        Then remove all that it does not name: files of slower or dead attempts, checkpoints.
+        """
         folder = f"{manifest.stage}/{manifest.key}"
-        if not self.store.create(f"{folder}/manifest.json", manifest.to_json()):
-            winner = self._read(f"{folder}/manifest.json")
-            assert winner is not None
-            kept = {file.attempt for file in winner.files}
-            self.store.delete(
-                f"{folder}/{f.attempt}/{f.path}" for f in manifest.files if f.attempt not in kept
-            )
-            manifest = winner
-        leftovers = [
-            *self.store.list(f"{folder}/checkpoints/"),
-            *self.store.list(f"{folder}/shards/"),
-        ]
-        self.store.delete(leftovers)
+        name = f"{folder}/manifest.json"
+        if not self.store.create(name, manifest.to_json()):
+            manifest = Manifest.from_json(self.store.read(name), f"{self.store.uri}/{name}")
+        named = {name, *(f"{folder}/{file.attempt}/{file.path}" for file in manifest.files)}
+        self.store.delete([left for left in self.store.list(f"{folder}/") if left not in named])
         return manifest
 
     def withdraw(self, manifest: Manifest) -> None:
-        """Forget an artifact, so that it is made anew: first the manifest, then the files, then the cache."""
+        """Forget an artifact, so that it is made anew: first the manifest, then the files."""
         folder = f"{manifest.stage}/{manifest.key}"
         self.store.delete([f"{folder}/manifest.json"])
         self.store.delete(f"{folder}/{file.attempt}/{file.path}" for file in manifest.files)
@@ -183,19 +178,22 @@ class Artifacts:
             return tuple(pool.map(upload, paths))
 
     def fetch(self, manifest: Manifest) -> Path:
-        """A local directory with the artifact's files, verified when they are fetched and kept in the cache."""
-        target = (
-            self.cache
-            / manifest.stage
-            / manifest.key
-            / (manifest.files[0].attempt if manifest.files else "-")
-        )
+        """A local directory with the artifact's files, verified when they are first fetched.
+
+        Raises Corrupt, saying what to do, where the store does not hold what the manifest says.
+        """
+        attempt = manifest.files[0].attempt if manifest.files else "-"
+        target = self.cache / manifest.stage / manifest.key / attempt
         if not target.is_dir():
-            self.get(f"{manifest.stage}/{manifest.key}", manifest.files, target)
+            cure = f"run 'stageflow forget {manifest.key}' to have it made again"
+            self.get(f"{manifest.stage}/{manifest.key}", manifest.files, target, cure)
         return target
 
-    def get(self, folder: str, files: Sequence[File], target: Path) -> None:
-        """Download files to the directory `target`, which appears complete or not at all. Raises Corrupt."""
+    def get(self, folder: str, files: Sequence[File], target: Path, cure: str) -> None:
+        """Download files to the directory `target`, which appears complete or not at all.
+
+        Raises Corrupt, with the `cure`, for a file that is absent or has another digest.
+        """
         target.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=target.parent, prefix=".fetch-") as temporary:
             fresh = Path(temporary) / "files"
@@ -203,22 +201,19 @@ class Artifacts:
 
             def download(file: File) -> None:
                 name, path = f"{folder}/{file.attempt}/{file.path}", fresh / file.path
-                path.parent.mkdir(parents=True, exist_ok=True)
-                self.store.download(name, path)
+                try:
+                    self.store.download(name, path)
+                except NotFound:
+                    raise Corrupt(f"{self.store.uri}/{name} is missing: {cure}") from None
                 if path.stat().st_size != file.size or sha256(path) != file.sha256:
-                    raise Corrupt(
-                        f"{self.store.uri}/{name} does not have the SHA-256 of its manifest: "
-                        f"run 'stageflow forget {folder.rpartition('/')[2]}' to have it made again"
-                    )
+                    raise Corrupt(f"{self.store.uri}/{name} has not its recorded SHA-256: {cure}")
 
             with ThreadPoolExecutor(PARALLEL_TRANSFERS) as pool:
                 list(pool.map(download, files))
             try:
                 os.rename(fresh, target)
             except OSError:
-                if (
-                    not target.is_dir()
-                ):  # else another process fetched the same files at the same time
+                if not target.is_dir():  # else another process fetched the same files just now
                     raise
 
     def _read(self, name: str) -> Manifest | None:

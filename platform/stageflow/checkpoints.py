@@ -1,10 +1,11 @@
-"""Checkpoints of unfinished stages, kept in the store so that any worker on any machine can go on."""
+"""Checkpoints of unfinished stages, in the store, so that a worker on any machine can go on."""
 
 import json
 import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from stageflow.artifact import Artifacts, File
 from stageflow.context import Report
@@ -12,7 +13,7 @@ from stageflow.context import Report
 
 @dataclass(frozen=True, slots=True)
 class StoredCheckpoints:
-    """The checkpoints of one node (or one of its shards): `<folder>/checkpoints/<name>-<step>.json`."""
+    """Checkpoints of one node or shard: `<folder>/checkpoints/<name>-<step>.json` and the files."""
 
     artifacts: Artifacts
     folder: str
@@ -26,10 +27,10 @@ class StoredCheckpoints:
         older = [name for name in self._records() if _step(name) < step]
         self.artifacts.store.create(f"{self._prefix}{step:08d}.json", json.dumps(record).encode())
         for name in older:
-            files = self._files(name)
+            dropped = _files(self._read(name))
             self.artifacts.store.delete([name])
             self.artifacts.store.delete(
-                f"{self.folder}/checkpoints/{f.attempt}/{f.path}" for f in files
+                f"{self.folder}/checkpoints/{file.attempt}/{file.path}" for file in dropped
             )
 
     def restore(self) -> tuple[int, Path, Sequence[Report]] | None:
@@ -37,9 +38,12 @@ class StoredCheckpoints:
         names = sorted(self._records(), key=_step)
         if not names:
             return None
-        record = json.loads(self.artifacts.store.read(names[-1]))
+        record = self._read(names[-1])
         target = Path(tempfile.mkdtemp(dir=self.scratch)) / "checkpoint"
-        self.artifacts.get(f"{self.folder}/checkpoints", self._files(names[-1]), target)
+        cure = (
+            f"remove {self.artifacts.store.uri}/{names[-1]} to start this stage from the beginning"
+        )
+        self.artifacts.get(f"{self.folder}/checkpoints", _files(record), target, cure)
         return _step(names[-1]), target, [Report(**report) for report in record["reports"]]
 
     @property
@@ -49,8 +53,12 @@ class StoredCheckpoints:
     def _records(self) -> list[str]:
         return [name for name in self.artifacts.store.list(self._prefix) if name.endswith(".json")]
 
-    def _files(self, record: str) -> list[File]:
-        return [File(**file) for file in json.loads(self.artifacts.store.read(record))["files"]]
+    def _read(self, name: str) -> Any:
+        return json.loads(self.artifacts.store.read(name))
+
+
+def _files(record: Any) -> list[File]:
+    return [File(**file) for file in record["files"]]
 
 
 def _step(record: str) -> int:

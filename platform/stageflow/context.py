@@ -1,15 +1,17 @@
 """What a running stage sees of the platform: where to write, and how to tell how far it is."""
 
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol, TypeVar
 
 Item = TypeVar("Item")
+UNWANTED = "no trial wants this result any more"
 
 
 class Cancelled(Exception):
-    """Nobody wants the result any more; raised out of `Context.save` or the next `Context.report`."""
+    """Nobody wants the result any more; raised by `Context.save` or the next `Context.report`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +62,7 @@ class Context:
     Attributes:
         out: an empty folder; what it holds at the end is the artifact.
         scratch: a folder for anything else, removed afterwards.
-        device: "cpu", "cuda", or "auto" where the stage may choose.
+        device: "cpu", "cuda", or "auto" where the stage may choose (and then says here what).
         shard: which part of the images to do, for stages that are declared `sharded`.
     """
 
@@ -79,24 +81,25 @@ class Context:
         self.hooks.progress(done, total, note)
 
     def report(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Tell metrics after `step`; a search may stop the trial on them. Raises Cancelled once it did.
+        """Tell metrics after `step`; a search may stop the trial on them, see `Cancelled`.
 
-        Report before saving: the checkpoint keeps all reports so far, and is still made for a stopped trial.
+        Report before saving: the checkpoint keeps all reports so far, and is still made for a
+        stopped trial.
         """
         self._raise_if_cancelled()
-        self.reports.append(Report(step, dict(metrics)))
-        self.cancelled = not self.hooks.report(step, metrics)
+        report = Report(step, {name: float(value) for name, value in metrics.items()})
+        self.reports.append(report)
+        self.cancelled = not self.hooks.report(step, report.metrics)
 
     def save(self, step: int, write: Callable[[Path], None]) -> None:
-        """Keep a checkpoint after `step`: `write(folder)` puts its files into the folder it is given."""
-        folder = self.scratch / f"checkpoint-{step}"
-        folder.mkdir()
-        write(folder)
-        self.checkpoints.save(step, folder, self.reports)
+        """Keep a checkpoint after `step`: `write(folder)` puts its files into an empty folder."""
+        with tempfile.TemporaryDirectory(dir=self.scratch) as folder:
+            write(Path(folder))
+            self.checkpoints.save(step, Path(folder), self.reports)
         self._raise_if_cancelled()
 
     def restore(self) -> tuple[int, Path] | None:
-        """The newest checkpoint as (step, folder), or None for a fresh start. Its reports are told again."""
+        """The newest checkpoint as (step, folder), or None. The reports so far are told again."""
         found = self.checkpoints.restore()
         if found is None:
             return None
@@ -107,4 +110,4 @@ class Context:
 
     def _raise_if_cancelled(self) -> None:
         if self.cancelled:
-            raise Cancelled("no trial wants this result any more")
+            raise Cancelled(UNWANTED)

@@ -16,7 +16,7 @@ import ray
 from ray.exceptions import RayActorError
 
 from stageflow.artifact import Artifacts, Manifest, Part, folder_of
-from stageflow.context import Report, Shard
+from stageflow.context import UNWANTED, Report, Shard
 from stageflow.execution import assemble
 from stageflow.executor import Done, Event, Failed, Kind, OnStale, Outcome, failure, finished
 from stageflow.fingerprint import fingerprint
@@ -125,26 +125,23 @@ class Coordinator:
         return flight.outcome
 
     async def _settle(self, node: Node) -> Outcome:
-        try:
-            outcome = await self._make(node)
-        except (
-            Exception
-        ) as error:  # a failure here concerns this node and what depends on it, nothing else
-            outcome = failure(error)
+        outcome = await self._attempt(node)
+        while isinstance(outcome, Failed) and outcome.cancelled and self.wanted[node.key]:
+            outcome = await self._attempt(node)  # somebody wants it again since it was cancelled
         if isinstance(outcome, Failed):
-            kind = (
-                Kind.BLOCKED
-                if outcome.blocked_by
-                else Kind.CANCELLED
-                if outcome.cancelled
-                else Kind.FAILED
-            )
-            await self._tell(Event(kind, node.name, node.key, outcome.reason))
+            if not (outcome.cancelled and outcome.blocked_by):  # the head of a chain says it
+                await self._tell(Event(_kind(outcome), node.name, node.key, outcome.reason))
         else:
             self.flights[node.key].reports = list(outcome.manifest.reports)
         async with self.told:
             self.told.notify_all()
         return outcome
+
+    async def _attempt(self, node: Node) -> Outcome:
+        try:
+            return await self._make(node)
+        except Exception as error:  # concerns this node and what depends on it, nothing else
+            return failure(error)
 
     async def _make(self, node: Node) -> Outcome:
         manifest = await asyncio.to_thread(self.artifacts.manifest, node)
@@ -160,8 +157,9 @@ class Coordinator:
         outcomes = await asyncio.gather(*(self._ensure(parent) for parent in node.parents))
         for parent, outcome in zip(node.parents, outcomes, strict=True):
             if isinstance(outcome, Failed):
+                reason = outcome.reason
                 return Failed(
-                    f"{parent.name}: {outcome.reason}",
+                    reason if outcome.blocked_by else f"{parent.name}: {reason}",
                     blocked_by=parent.key,
                     cancelled=outcome.cancelled,
                 )
@@ -198,9 +196,11 @@ class Coordinator:
                 )
         for _ in range(RETRIES + 1):
             worker = await self.pool.acquire(node.stage.needs)
-            await self._tell(
-                Event(Kind.STARTED, node.name, node.key, total=shard.count, done=shard.index)
-            )
+            if not self.wanted[node.key]:
+                await self.pool.release(worker)
+                return Failed(UNWANTED, cancelled=True)
+            note = f"shard {shard.index + 1} of {shard.count}" if shard.count > 1 else ""
+            await self._tell(Event(Kind.STARTED, node.name, node.key, note))
             device = "cuda" if fitted(node.stage.needs).gpus else "cpu"
             try:
                 part: Part | Failed = await worker.execute.remote(node, shard, device)
@@ -221,6 +221,12 @@ class Coordinator:
         self.events.append(event)
         async with self.told:
             self.told.notify_all()
+
+
+def _kind(failed: Failed) -> Kind:
+    if failed.cancelled:
+        return Kind.CANCELLED
+    return Kind.BLOCKED if failed.blocked_by else Kind.FAILED
 
 
 def _was_cancelled(flight: _Flight) -> bool:

@@ -1,17 +1,16 @@
-"""Execution of one node, the same in every executor: fetch inputs, run the function, upload what it wrote."""
+"""Execution of a node, the same in every executor: fetch inputs, run the function, upload."""
 
 import math
+import numbers
 import socket
 import tempfile
 import time
-import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from stageflow.artifact import Artifacts, Manifest, Part, folder_of
 from stageflow.checkpoints import StoredCheckpoints
 from stageflow.context import Context, Hooks, Shard
-from stageflow.fingerprint import fingerprint
 from stageflow.identity import encode_config
 from stageflow.provenance import commit, libraries
 from stageflow.stage import Node, Source
@@ -41,30 +40,35 @@ def execute(
             shard=shard,
             hooks=hooks,
             checkpoints=StoredCheckpoints(
-                artifacts, folder_of(node), f"{shard.index}-of-{shard.count}", scratch
+                artifacts, folder_of(node), unfinished(node, shard), scratch
             ),
         )
         started, clock = time.time(), time.perf_counter()
-        metrics = node.stage.function(context, *inputs, node.config) or {}
+        returned = node.stage.function(context, *inputs, node.config)
         seconds = time.perf_counter() - clock
-        _check_metrics(node, metrics)
+        metrics = _checked(node, returned)
         return Part(
-            files=artifacts.put(folder_of(node), out, attempt=uuid.uuid4().hex[:8]),
-            metrics={name: float(value) for name, value in metrics.items()},
+            files=artifacts.put(folder_of(node), out),
+            metrics=metrics,
             reports=tuple(context.reports),
             resumed_from=() if context.resumed_from is None else (context.resumed_from,),
             started=started,
             wall_seconds=seconds,
-            gpu_seconds=seconds * node.stage.needs.gpus if device != "cpu" else 0.0,
+            gpu_seconds=seconds * node.stage.needs.gpus if context.device != "cpu" else 0.0,
             host=socket.gethostname(),
-            device=device,
+            device=context.device,
         )
 
 
-def assemble(node: Node, parts: Sequence[Part]) -> Manifest:
-    """The manifest of a node from the parts of its shards: files joined, seconds summed, metrics of one part.
+def unfinished(node: Node, shard: Shard) -> str:
+    """The name under which an unfinished node keeps what is done; other code does not go on with it."""
+    return f"{node.stage.fingerprint}-{shard.index}-of-{shard.count}"
 
-    Raises StageError when two shards wrote the same path, or a split stage returned metrics.
+
+def assemble(node: Node, parts: Sequence[Part]) -> Manifest:
+    """The manifest of a node from the parts of its shards: files joined, seconds summed.
+
+    Raises StageError when two shards wrote the same path, or a sharded stage told metrics.
     """
     files = tuple(file for part in parts for file in part.files)
     paths = [file.path for file in files]
@@ -73,15 +77,15 @@ def assemble(node: Node, parts: Sequence[Part]) -> Manifest:
         raise StageError(
             f"{node.name}: two shards wrote {twice}: name files by the first image of the shard"
         )
-    if len(parts) > 1 and any(part.metrics for part in parts):
+    if node.stage.sharded and any(part.metrics or part.reports for part in parts):
         raise StageError(
-            f"{node.name} is split into shards, so it cannot return metrics: write them to a file"
+            f"{node.name} is declared sharded, so it cannot tell metrics: write them to a file"
         )
     return Manifest(
         key=node.key,
         stage=node.name,
         version=node.stage.version,
-        config=encode_config(node.config),
+        config=_recorded(node),
         inputs={
             name: _described(given)
             for name, given in zip(node.stage.inputs, node.inputs, strict=True)
@@ -91,7 +95,7 @@ def assemble(node: Node, parts: Sequence[Part]) -> Manifest:
         reports=tuple(report for part in parts for report in part.reports),
         resumed_from=tuple(step for part in parts for step in part.resumed_from),
         shards=len(parts),
-        fingerprint=fingerprint(node.stage.function),
+        fingerprint=node.stage.fingerprint,
         commit=commit(),
         libraries=libraries(),
         hosts=tuple(sorted({part.host for part in parts})),
@@ -118,11 +122,19 @@ def _described(given: "Node | Source") -> dict[str, object]:
     )
 
 
-def _check_metrics(node: Node, metrics: object) -> None:
-    if not isinstance(metrics, dict) or not all(
-        isinstance(name, str) and isinstance(value, int | float) for name, value in metrics.items()
+def _recorded(node: Node) -> dict[str, object]:
+    """The whole config; neutral fields, which may hold anything, as text."""
+    neutral = {name: str(getattr(node.config, name)) for name in node.stage.neutral}
+    return {**encode_config(node.config, node.stage.neutral), **neutral}
+
+
+def _checked(node: Node, returned: object) -> dict[str, float]:
+    metrics = {} if returned is None else returned
+    if not isinstance(metrics, Mapping) or not all(
+        isinstance(name, str) and isinstance(value, numbers.Real) for name, value in metrics.items()
     ):
         raise StageError(f"{node.name} returned {metrics!r}: return numbers by name, or nothing")
     infinite = [name for name, value in metrics.items() if math.isinf(value)]
     if infinite:
-        raise StageError(f"{node.name}: metric {infinite[0]} is infinite")
+        raise StageError(f"{node.name}: metric {infinite[0]} is infinite: return a finite number")
+    return {name: float(value) for name, value in metrics.items()}

@@ -5,7 +5,6 @@ import time
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from threading import Event as Flag
 from threading import Thread
 from typing import Any
@@ -17,6 +16,7 @@ from stageflow.artifact import Artifacts
 from stageflow.coordinator_ray import Coordinator
 from stageflow.executor import Observer, OnStale, Outcome, ignore
 from stageflow.fingerprint import project_packages
+from stageflow.provenance import COMMIT_VARIABLE, commit
 from stageflow.stage import Node
 
 POLL_SECONDS = 0.3
@@ -81,13 +81,11 @@ def _connect(cpus: int | None) -> None:
     local = {} if address else {"num_cpus": cpus, "include_dashboard": False}
     ray.init(
         address=address or "local",
-        runtime_env={"py_modules": [str(package) for package in _shipped()]},
+        runtime_env={
+            "py_modules": [str(package) for package in project_packages()],
+            "env_vars": {COMMIT_VARIABLE: commit()},  # a copy of the code has no repository to ask
+        },
         log_to_driver=False,
         logging_level="ERROR",
         **local,
     )
-
-
-def _shipped() -> list[Path]:
-    """The project's packages, wherever the driver found them: the code beside a sweep, not an older copy."""
-    return project_packages()

@@ -1,7 +1,8 @@
 """Identity: what makes two pieces of work the same, as a canonical encoding and a short key.
 
-A permissive encoding would silently fork the cache (a memory address in a repr) or, worse, join two different
-results under one key. So whatever has no canonical form is refused, with a message that says what to do.
+A permissive encoding would silently fork the cache (a memory address in a repr) or, worse, join two
+different results under one key. So whatever has no canonical form is refused, with a message that
+says what to do.
 """
 
 import enum
@@ -23,8 +24,9 @@ class IdentityError(TypeError):
 def canonical(value: object, where: str = "value") -> Any:
     """Encode `value` as plain JSON data that is equal exactly when the values are.
 
-    Numbers that are equal encode alike (`1` and `1.0`), tuples as lists, enums by value, dataclasses as their
-    fields. Raises IdentityError, naming the place, for anything else (functions, paths, arrays, NaN, ...).
+    Numbers that are equal encode alike (`1` and `1.0`), tuples as lists, enums by value, and
+    dataclasses as the name of the class with the fields. Raises IdentityError, naming the place,
+    for anything else (functions, paths, arrays, NaN, ...).
     """
     if isinstance(value, enum.Enum):
         return canonical(value.value, where)
@@ -42,13 +44,15 @@ def canonical(value: object, where: str = "value") -> Any:
                 raise IdentityError(f"{where} has the key {name!r}: only text can name an entry")
         return {name: canonical(value[name], f"{where}.{name}") for name in sorted(value)}
     if is_dataclass(value) and not isinstance(value, type):
-        return encode_config(value, where=where)
+        return {"class": type(value).__name__, **encode_config(value, where=where)}
     if isinstance(value, PurePath):
         raise IdentityError(
-            f"{where} is a path, which names a place and not its content: make it a Source, or a neutral field"
+            f"{where} is a path, which names a place and not its content: "
+            "make it a Source, or a neutral field"
         )
     raise IdentityError(
-        f"{where} is a {type(value).__name__}, which has no canonical form: use numbers, text, tuples or dataclasses"
+        f"{where} is a {type(value).__name__}, which has no canonical form: "
+        "use numbers, text, tuples or dataclasses"
     )
 
 
@@ -65,7 +69,7 @@ def encode_config(
     }
 
 
-def digest(value: object) -> str:
+def digest(value: object, where: str = "value") -> str:
     """The key of a value: the first 20 hexadecimal digits of the SHA-256 of its canonical JSON."""
-    text = json.dumps(canonical(value), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    text = json.dumps(canonical(value, where), sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:KEY_LENGTH]

@@ -64,7 +64,7 @@ class LiveView:
         if event.kind in STYLES and not (
             self.console.is_terminal and event.kind in (Kind.HIT, Kind.STARTED)
         ):
-            self.console.print(self._line(event))
+            self.console.print(self._line(event), soft_wrap=True)
 
     @contextmanager
     def shown(self) -> Iterator[None]:

@@ -1,6 +1,7 @@
 """Provenance: which commit and which library versions made a number."""
 
 import hashlib
+import os
 import subprocess
 from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
@@ -8,6 +9,7 @@ from pathlib import Path
 
 from stageflow.fingerprint import project_packages
 
+COMMIT_VARIABLE = "STAGEFLOW_COMMIT"
 LIBRARIES = (
     "torch",
     "torchvision",
@@ -25,9 +27,12 @@ LIBRARIES = (
 def commit() -> str:
     """The git commit of the running code, "-dirty" behind it if files were changed.
 
-    Where there is no repository (a working directory shipped by `ray job submit` has none), the digest of the
-    project's source files as "source:...".
+    Where there is no repository (a working directory shipped by `ray job submit` has none), the
+    digest of the project's source files as "source:...". A driver tells its workers through the
+    environment.
     """
+    if told := os.environ.get(COMMIT_VARIABLE):
+        return told
     root = Path(__file__).parent
     head = _git(root, "rev-parse", "--short=12", "HEAD")
     if head is None:

@@ -1,11 +1,10 @@
-"""One execution of a sweep's command: search, then the board; whatever is done already is read, not made."""
+"""One execution of a sweep's command: search, then the board; what is done is read, not made."""
 
 from __future__ import annotations
 
 import functools
-import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -15,7 +14,6 @@ from rich.console import Console
 from stageflow import board
 from stageflow.artifact import Artifacts
 from stageflow.board import Entry, Row
-from stageflow.board_page import page
 from stageflow.executor import (
     Executor,
     Failed,
@@ -39,7 +37,6 @@ from stageflow.store_check import self_test
 if TYPE_CHECKING:
     from stageflow.study import Study
     from stageflow.sweep import Sweep
-    from stageflow.tracking import Background, Tracked
 
 
 @dataclass(slots=True)
@@ -52,12 +49,11 @@ class Session:
     trials: int
     console: Console = field(default_factory=lambda: Console(highlight=False))
     on_stale: OnStale = OnStale.ASK
-    rows: Sequence[Row] = ()
     closing: ExitStack = field(default_factory=ExitStack)
     _executor: Executor | None = None
 
     def run(self) -> None:
-        """Do what the command says. Raises RunError when stages of the board failed, or every trial."""
+        """Do what the command says. Raises RunError when the board or every trial failed."""
         entries = functools.partial(self.sweep.entries, options=self.options)
         objective = self._objective()
         store = self.settings.open_store()
@@ -69,11 +65,11 @@ class Session:
             if not self.trials:
                 self._fill_board(entries(self.sweep.defaults), artifacts)
                 return
-            with self._study() as study, self._tracked(study, artifacts) as tracking:
+            with self._study() as study, self._tracked(study, artifacts):
                 self._search(study, objective, artifacts)
                 best = self._best(study)
-                self._fill_board(entries(replace(self.sweep.defaults, **best)), artifacts)
-            self._closing_words(study, tracking)
+                rows = self._fill_board(entries(replace(self.sweep.defaults, **best)), artifacts)
+                study.note("rows", [row.key for row in rows])
 
     def _objective(self) -> Objective[Any]:
         pipeline = functools.partial(self.sweep.pipeline, options=self.options)
@@ -96,7 +92,8 @@ class Session:
             refuse_stale(steps)
         names = ", ".join(sorted({step.node.name for step in stale}))
         answer = self.console.input(
-            f"The code of {names} has changed since {len(stale)} artifacts were made. [r]erun or [k]eep them? "
+            f"The code of {names} has changed since {len(stale)} artifacts were made. "
+            "[r]erun or [k]eep them? "
         )
         self.on_stale = OnStale.RERUN if answer.lower().startswith("r") else OnStale.KEEP
 
@@ -162,7 +159,7 @@ class Session:
             raise RunError("no trial completed:\n" + "\n".join(f"  {reason}" for reason in reasons))
         return dict(best.params)
 
-    def _fill_board(self, entries: Sequence[Entry], artifacts: Artifacts) -> None:
+    def _fill_board(self, entries: Sequence[Entry], artifacts: Artifacts) -> list[Row]:
         """Make the entries' nodes, save their rows, and show the board."""
         nodes = _nodes(entries)
         steps = plan(*nodes, artifacts=artifacts, remake=self.on_stale is OnStale.RERUN)
@@ -178,18 +175,28 @@ class Session:
             outcomes = executor.run(nodes, view)
         if any(isinstance(outcomes[node.key], Failed) for node in nodes):
             raise RunError(failure_table(outcomes, nodes))
-        self.rows = [board.row(entry, artifacts) for entry in entries]
-        board.save([*self.rows, *self.sweep.published], artifacts.store)
-        for table in board.console([*self.rows, *self.sweep.published]):
+        rows = [board.row(entry, artifacts) for entry in entries]
+        board.save([*rows, *self.sweep.published], artifacts.store)
+        for table in board.console([*rows, *self.sweep.published]):
             self.console.print(table)
+        return rows
 
     @contextmanager
-    def _tracked(self, study: Study[Any], artifacts: Artifacts) -> Iterator[Background | None]:
+    def _tracked(self, study: Study[Any], artifacts: Artifacts) -> Iterator[None]:
+        """Keep MLflow up to date from a thread, and say at the end whether it is complete."""
         if self.settings.tracking == "none":
-            yield None
+            yield
             return
+        from stageflow import projection
         from stageflow.tracking import Background
 
-        latest = functools.partial(self._projection, study, artifacts)
-        with Background(latest, artifacts, self.settings.tracking) as tracking:
-            yield tracking
+        options = asdict(self.options)
+        projection.describe(study, sweep=self.sweep.name, options=options, metric=self.sweep.metric)
+        latest = functools.partial(projection.tracked, study, artifacts.store)
+        with Background(latest, artifacts, self.settings.tracking) as background:
+            yield
+        self.console.print(background.verdict())
+
+
+def _nodes(entries: Sequence[Entry]) -> list[Node]:
+    return [node for entry in entries for node in (*entry.targets, *entry.pictures)]

@@ -3,20 +3,23 @@
 A stage is a function that reads directories and writes one directory, plus a frozen config:
 
     @stage(version="1", needs=Needs(cpus=1, gpus=0.5))
-    def recam_maps(context: Context, images: Source, weights: Path, config: ReCAMMaps) -> Metrics: ...
+    def recam_maps(context: Context, images: Source, weights: Path, config: ReCAMMaps) -> None: ...
 
     maps = recam_maps(images, weights, ReCAMMaps(weight="product"))   # a node; nothing runs
 """
 
 import importlib
 import inspect
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass, replace
+from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeAlias, get_type_hints
+from typing import Any, TypeAlias, TypeGuard, get_type_hints
 
 from stageflow.context import Context
-from stageflow.identity import digest, encode_config
+from stageflow.fingerprint import fingerprint
+from stageflow.identity import canonical, digest, encode_config
 
 Metrics: TypeAlias = Mapping[str, float]
 """What a stage returns: named numbers, written into the manifest of its artifact."""
@@ -24,7 +27,7 @@ Metrics: TypeAlias = Mapping[str, float]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Needs:
-    """What one execution of a stage occupies: CPU cores, GPUs (fractions share one), memory in bytes."""
+    """What one execution occupies: CPU cores, GPUs (fractions share one), memory in bytes."""
 
     cpus: float = 1.0
     gpus: float = 0.0
@@ -42,7 +45,7 @@ class Needs:
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Data that no stage makes: what it is (`identity`, which is hashed) and where it lies (which is not)."""
+    """Data that no stage makes: what it is (`identity`, hashed) and where it lies (not hashed)."""
 
     name: str
     location: str = field(compare=False)
@@ -50,7 +53,8 @@ class Source:
     key: str = field(init=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "key", digest(["source", self.name, self.identity]))
+        content = canonical(self.identity, f"source {self.name}")
+        object.__setattr__(self, "key", digest(["source", self.name, content]))
 
 
 @dataclass(frozen=True)
@@ -67,12 +71,14 @@ class Stage:
     config_type: type
 
     def __call__(self, *arguments: object) -> "Node":
-        """Bind inputs (nodes and sources, in order) and the config. Raises TypeError naming what does not fit."""
+        """Bind inputs (nodes and sources, in order) and the config.
+
+        Raises TypeError naming what does not fit.
+        """
         *inputs, config = arguments if arguments else (None,)
         if not isinstance(config, self.config_type):
-            raise TypeError(
-                f"{self.name}: the last argument must be a {self.config_type.__name__}, not {config!r}"
-            )
+            wanted = self.config_type.__name__
+            raise TypeError(f"{self.name}: the last argument must be a {wanted}, not {config!r}")
         if len(inputs) != len(self.inputs):
             raise TypeError(
                 f"{self.name} takes {', '.join(self.inputs)} and a config; got {len(inputs)} inputs"
@@ -84,17 +90,30 @@ class Stage:
         return Node(stage=self, config=config, inputs=tuple(inputs))  # type: ignore[arg-type]
 
     def __reduce__(self) -> Any:
-        """Travel by name where the module can be imported, so that a worker runs the code it finds there."""
-        if self.function.__module__ == "__main__":
-            return (Stage, tuple(getattr(self, f.name) for f in fields(self)))
-        return (_imported, (self.function.__module__, self.function.__qualname__, self.needs))
+        """Travel by name where a worker can import it, so that it runs the code it finds there.
+
+        By value from a script, with the fingerprint: a worker has no file to take that of.
+        """
+        module, name = self.function.__module__, self.function.__qualname__
+        found = getattr(sys.modules.get(module), name, None)
+        if module != "__main__" and isinstance(found, Stage) and found.function is self.function:
+            return (_imported, (module, name, self.needs))
+        values = tuple(getattr(self, f.name) for f in fields(self))
+        return (Stage, values, {"fingerprint": self.fingerprint})
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """See `stageflow.fingerprint`."""
+        return fingerprint(self.function)
 
     def on(self, *, cpus: float | None = None, gpus: float | None = None) -> "Stage":
         """The same stage with other needs; needs never change the key."""
-        given = {
-            name: value for name, value in (("cpus", cpus), ("gpus", gpus)) if value is not None
-        }
-        return replace(self, needs=replace(self.needs, **given))  # type: ignore[arg-type]
+        needs = replace(
+            self.needs,
+            cpus=self.needs.cpus if cpus is None else cpus,
+            gpus=self.needs.gpus if gpus is None else gpus,
+        )
+        return replace(self, needs=needs)
 
 
 def _imported(module: str, name: str, needs: Needs) -> Stage:
@@ -147,18 +166,20 @@ def stage(
     Args:
         version: bump it when the code changes what comes out; part of every key.
         needs: resources of one execution (default: one CPU core).
-        sharded: the function honours `context.shard`, and the union of its shards' files is the artifact.
+        sharded: the function does the part of `context.shard`; all parts' files make the artifact.
         neutral: config fields that cannot change the result (workers, inference batch size).
     """
 
     def declare(function: Callable[..., Metrics | None]) -> Stage:
         hints = get_type_hints(function)
-        first, *inputs, last = inspect.signature(function).parameters
-        config_type = hints.get(last)
-        if hints.get(first) is not Context or not is_dataclass(config_type):
+        parameters = list(inspect.signature(function).parameters)
+        config_type = hints.get(parameters[-1]) if len(parameters) > 1 else None
+        if not _is_config(config_type) or hints.get(parameters[0]) is not Context:
             raise TypeError(
                 f"stage {function.__name__}: the signature is (context: Context, inputs..., config)"
+                ", and the config a frozen dataclass"
             )
+        inputs = parameters[1:-1]
         for name in inputs:
             if hints.get(name) not in (Path, Source):
                 raise TypeError(f"stage {function.__name__}: annotate {name} with Path or Source")
@@ -179,6 +200,12 @@ def stage(
         )
 
     return declare
+
+
+def _is_config(kind: Any) -> TypeGuard[type]:
+    return (
+        isinstance(kind, type) and is_dataclass(kind) and kind.__dataclass_params__.frozen  # type: ignore[attr-defined]
+    )
 
 
 def ancestry(*targets: Node) -> list[Node]:

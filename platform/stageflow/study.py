@@ -210,6 +210,11 @@ class Study(Generic[Params]):
             )
 
 
+def study_names(url: str) -> list[str]:
+    """Names of all studies in a storage."""
+    return optuna.get_all_study_names(_storage(url))
+
+
 def _storage(url: str) -> optuna.storages.BaseStorage:
     if "://" in url:
         return optuna.storages.RDBStorage(url)

@@ -12,13 +12,12 @@ The same command again continues where it was stopped, and never repeats what is
 from __future__ import annotations
 
 import argparse
-import functools
 import signal
 import sys
 import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, fields
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
@@ -49,7 +48,7 @@ class Sweep(Generic[Options, Params]):
         defaults: the parameters to try first, for instance the published ones.
         space, pipeline, entries: see the module's docstring.
         metric: the objective, a metric of the pipeline's node.
-        rung: a metric that stages report on the way, on which ASHA stops hopeless trials; "" for none.
+        rung: a metric that stages report on the way, on which ASHA stops trials; "" for none.
         trials: how many, unless `--trials` says otherwise.
         published: rows of the board to compare with.
     """
@@ -69,7 +68,7 @@ class Sweep(Generic[Options, Params]):
 
 
 def main(sweep: Sweep[Any, Any], arguments: Sequence[str] | None = None) -> int:
-    """Run a sweep from the command line. Returns the exit status: 0, 1 if stages failed, 2 for bad input."""
+    """Run a sweep from the command line. Returns 0, 1 if stages failed, 2 for bad input."""
     try:
         options, settings, trials = _parse(sweep, arguments)
         with _terminated_like_interrupted():
@@ -120,7 +119,7 @@ def _parse(sweep: Sweep[Any, Any], arguments: Sequence[str] | None) -> tuple[Any
 
 @contextmanager
 def _terminated_like_interrupted() -> Iterator[None]:
-    """Let SIGTERM, which `ray job stop` sends, unwind like Ctrl-C: the study is released, workers stop."""
+    """Let SIGTERM, which `ray job stop` sends, unwind like Ctrl-C and release the study."""
 
     def interrupt(number: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt

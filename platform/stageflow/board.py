@@ -1,0 +1,293 @@
+"""The leaderboard: our results beside published ones, ranked, with what it takes to trust each.
+
+Rows (`stageflow.board_row`) are stored as `board/<key>.json` beside the artifacts, so a board lives
+wherever artifacts live.
+
+A split is written "<data set> <part> (<images>)", such as "voc2012 train (1464)". Rows of one task
+are ranked together when data set and part agree, and compared only when the images do, too.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from stageflow.artifact import Corrupt
+from stageflow.board_row import BoardError, Entry, Picture, Row, published_row, row
+from stageflow.store import NotFound, Store
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+__all__ = [
+    "BoardError",
+    "Entry",
+    "Group",
+    "Line",
+    "Picture",
+    "Row",
+    "as_json",
+    "console",
+    "load",
+    "markdown",
+    "published_row",
+    "rank",
+    "read_pictures",
+    "row",
+    "save",
+]
+
+FOLDER = "board/"
+HEADINGS = (
+    "method",
+    "mIoU %",
+    "seeds",
+    "split",
+    "masks",
+    "CRF",
+    "weights",
+    "cost",
+    "to published",
+    "from",
+)
+MASKS = {True: "oracle", False: "label-free", None: "?"}  # did pixel masks choose anything?
+CRF = {True: "yes", False: "no", None: "?"}
+
+
+def save(rows: Iterable[Row], store: Store) -> None:
+    """Store the rows; a row with the same key is replaced."""
+    with tempfile.TemporaryDirectory() as folder:
+        for given in rows:
+            file = Path(folder) / given.key
+            file.write_text(json.dumps(_plain(given), indent=1), encoding="utf-8")
+            store.upload(file, f"{FOLDER}{given.key}.json")
+
+
+def load(store: Store) -> list[Row]:
+    """All stored rows, but those whose seeds are all part of a row with more. Raises Corrupt."""
+    names = sorted(store.list(FOLDER))
+    rows = [Row.from_json(store.read(name), f"{store.uri}/{name}") for name in names]
+    return [given for given in rows if not any(_extends(other, given) for other in rows)]
+
+
+def read_pictures(rows: Iterable[Row], store: Store) -> dict[Picture, bytes]:
+    """The rows' pictures, without those whose artifacts were dropped since. Raises Corrupt."""
+    found = {}
+    for picture in {picture for given in rows for picture in given.pictures}:
+        try:
+            content = store.read(picture.name)
+        except NotFound:  # the page says so in its place
+            continue
+        if sha256(content).hexdigest() != picture.sha256:
+            raise Corrupt(
+                f"{store.uri}/{picture.name} does not have the SHA-256 of its manifest: "
+                f"run 'stageflow forget {picture.key}' to have it made again"
+            )
+        found[picture] = content
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A ranked row, and how it stands to the published one of its method.
+
+    Attributes:
+        difference: percentage points ahead of it; None where that would not be fair.
+        reason: why it would not be fair; empty also where nobody published the method.
+    """
+
+    row: Row
+    difference: float | None = None
+    reason: str = ""
+
+    @property
+    def against(self) -> str:
+        """The difference, or why there is none."""
+        if self.difference is not None:
+            return f"{self.difference:+.1f}"
+        return f"not comparable: {self.reason}" if self.reason else ""
+
+    @property
+    def cells(self) -> tuple[str, ...]:
+        """Text for each of HEADINGS."""
+        given = self.row
+        return (
+            given.name,
+            score(given),
+            seed_count(given),
+            given.split,
+            MASKS[given.oracle],
+            CRF[given.crf],
+            given.weights or "?",
+            "" if given.published else duration(given.wall_seconds),
+            self.against,
+            origin(given),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """The rows of one task on one part of one data set, best first."""
+
+    task: str
+    part: str
+    lines: tuple[Line, ...]
+
+    @property
+    def title(self) -> str:
+        """Task and part."""
+        return f"{self.task} · {self.part}"
+
+    @property
+    def ours(self) -> bool:
+        """Whether a row of ours is among them."""
+        return any(not line.row.published for line in self.lines)
+
+
+def rank(rows: Iterable[Row]) -> list[Group]:
+    """Group the rows by task, data set and part, and sort each group by mean, best first.
+
+    Groups that hold rows of ours come first.
+    """
+    groups: dict[tuple[str, str], list[Row]] = {}
+    for given in sorted(rows, key=lambda r: (-r.mean, r.name)):
+        groups.setdefault((given.task, _part(given.split)), []).append(given)
+    ranked = [
+        Group(task, part, tuple(_compared(given, members) for given in members))
+        for (task, part), members in groups.items()
+    ]
+    return sorted(ranked, key=lambda group: (not group.ours, group.title.lower()))
+
+
+def console(rows: Iterable[Row]) -> list[Table]:
+    """A table for each group that holds a row of ours, ours bold; what needs words is below."""
+    from rich.table import Table
+    from rich.text import Text
+
+    tables = []
+    for group in rank(rows):
+        if not group.ours:
+            continue
+        table = Table(title=group.title, title_justify="left", title_style="bold", box=None)
+        for heading in ("method", "mIoU %", "seeds", "images", "masks", "CRF", "to publ."):
+            table.add_column(heading, no_wrap=heading != "method", header_style="underline")
+        for line in group.lines:
+            given = line.row
+            name = Text(given.name, "" if given.published else "bold")
+            table.add_row(
+                name + Text(f"\n{_words(line)}", "dim not bold"),
+                score(given),
+                Text(seed_count(given), "yellow" if given.single else ""),
+                Text(images(given)),
+                MASKS[given.oracle],
+                CRF[given.crf],
+                "" if line.reason else line.against,
+            )
+        tables.append(table)
+    return tables
+
+
+def _words(line: Line) -> str:
+    cost = "" if line.row.published else duration(line.row.wall_seconds)
+    why = line.against if line.reason else ""
+    return "; ".join(filter(None, (line.row.weights, origin(line.row), cost, why)))
+
+
+def markdown(rows: Iterable[Row]) -> str:
+    """The board as Markdown tables."""
+    lines = []
+    for group in rank(rows):
+        lines += [f"### {group.title}", "", _markdown_row(HEADINGS)]
+        lines += [_markdown_row(["---"] * len(HEADINGS))]
+        lines += [*(_markdown_row(line.cells) for line in group.lines), ""]
+    return "\n".join(lines)
+
+
+def as_json(rows: Iterable[Row]) -> str:
+    """The board as JSON: groups, their rows best first, with mean, spread and difference."""
+    groups = [
+        {
+            "task": group.task,
+            "part": group.part,
+            "rows": [
+                _plain(line.row) | {"difference": line.difference, "reason": line.reason}
+                for line in group.lines
+            ],
+        }
+        for group in rank(rows)
+    ]
+    return json.dumps(groups, indent=1)
+
+
+def score(given: Row) -> str:
+    """Mean and spread in words."""
+    return f"{given.mean:.1f}" + ("" if given.spread is None else f" ± {given.spread:.1f}")
+
+
+def seed_count(given: Row) -> str:
+    """How many seeds a result of ours rests on; one is flagged."""
+    if given.published:
+        return ""
+    return "1 only" if given.single else str(len(given.values))
+
+
+def images(given: Row) -> str:
+    """What sets a row's split apart from others of its group: how many images, usually."""
+    return given.split.removeprefix(_part(given.split)).strip(" ()")
+
+
+def origin(given: Row) -> str:
+    """Where a row comes from: the published source, or our config key and commits."""
+    if given.published:
+        return f"published: {given.source}"
+    return f"{given.config_key[:8]} @ {', '.join(given.commits)}"
+
+
+def duration(seconds: float) -> str:
+    """Seconds for people: "41 s", "12 min", "3.4 h"."""
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
+def _plain(given: Row) -> dict[str, object]:
+    return asdict(given) | {"mean": given.mean, "spread": given.spread}
+
+
+def _extends(other: Row, given: Row) -> bool:
+    same = (other.task, other.split, other.name) == (given.task, given.split, given.name)
+    return same and bool(given.keys) and set(given.keys) < set(other.keys)
+
+
+def _part(split: str) -> str:
+    return split.partition(" (")[0]
+
+
+def _compared(given: Row, peers: Iterable[Row]) -> Line:
+    """Hold a row of ours against the published one that stands for its method.
+
+    What a source does not say (masks, CRF) is given the benefit of the doubt; the images are not.
+    """
+    candidates = [p for p in peers if p.published and p.method == given.method and not p.variant]
+    if given.published or not candidates:
+        return Line(given)
+    reference = min(candidates, key=lambda p: (p.crf not in (None, given.crf), -p.mean))
+    reasons = []
+    if reference.split != given.split:
+        reasons.append("other images")
+    if reference.oracle not in (None, given.oracle):
+        reasons.append(f"published is {MASKS[reference.oracle]}")
+    if reference.crf not in (None, given.crf):
+        reasons.append(f"published {'with' if reference.crf else 'without'} CRF")
+    reason = given.comparable or ", ".join(reasons)
+    return Line(given, reason=reason) if reason else Line(given, given.mean - reference.mean)
+
+
+def _markdown_row(cells: Iterable[str]) -> str:
+    plain = (cell.replace("|", "\\|").replace("\n", " ") for cell in cells)
+    return f"| {' | '.join(plain)} |"

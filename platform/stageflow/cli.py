@@ -1,0 +1,143 @@
+"""The `stageflow` command: look at what sweeps have made, and mend it."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator, Sequence
+from datetime import datetime
+from pathlib import Path
+
+from rich.console import Console
+from rich.tree import Tree
+
+from stageflow import board
+from stageflow.artifact import Artifacts, Manifest
+from stageflow.options import OptionError, add_flags, from_flags
+from stageflow.settings import Settings
+from stageflow.store import StoreError
+from stageflow.store_check import self_test
+
+CONSOLE = Console(highlight=False)
+STYLES = ("table", "markdown", "json")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one verb. Returns the exit status: 0, or 2 for bad input."""
+    given = vars(_parser().parse_args(arguments))
+    verb = given.pop("verb")
+    words = {name: given.pop(name) for name in ("key", "study", "html", "style") if name in given}
+    try:
+        verb(from_flags(Settings(), given), **words)
+    except (OptionError, StoreError, ValueError, OSError, RuntimeError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="stageflow", description=__doc__, allow_abbrev=False)
+    verbs = parser.add_subparsers(required=True, metavar="VERB")
+    for name, verb in VERBS.items():
+        text = (verb.__doc__ or "").strip()
+        sub = verbs.add_parser(name, help=text, description=text, allow_abbrev=False)
+        sub.set_defaults(verb=verb)
+        if name == "board":
+            sub.add_argument(
+                "--html", type=Path, metavar="FILE", help="write the page with pictures"
+            )
+            sub.add_argument("--format", dest="style", choices=STYLES, default="table")
+        elif name == "relog":
+            sub.add_argument(
+                "study", metavar="STUDY", nargs="?", help="its name; without it, all studies"
+            )
+        elif name in ("show", "forget"):
+            sub.add_argument("key", metavar="KEY", help="an artifact's key, or its first digits")
+        add_flags(sub.add_argument_group("where things are kept"), Settings())
+    return parser
+
+
+def _board(settings: Settings, html: Path | None, style: str) -> None:
+    """Show the leaderboard, beside the published numbers."""
+    store = settings.open_store()
+    rows = board.load(store)
+    if not rows:
+        CONSOLE.print(f"no rows in {store.uri} yet: a sweep writes them at its end")
+    if html is not None:
+        from stageflow.board_page import page
+
+        html.write_text(page(rows, board.read_pictures(rows, store)), encoding="utf-8")
+        CONSOLE.print(f"wrote {html}")
+    elif style == "table":
+        for table in board.console(rows):
+            CONSOLE.print(table)
+    else:
+        print(board.markdown(rows) if style == "markdown" else board.as_json(rows))
+
+
+def _show(settings: Settings, key: str) -> None:
+    """Show what an artifact is made of: config, inputs up to the data, commit, metrics, cost."""
+    artifacts = settings.artifacts()
+    manifest = artifacts.find(key)
+    for line in _facts(manifest):
+        CONSOLE.print(line, soft_wrap=True)
+    CONSOLE.print(_lineage(manifest, artifacts, seen=set()), soft_wrap=True)
+
+
+def _facts(manifest: Manifest) -> Iterator[str]:
+    made = datetime.fromtimestamp(manifest.started).isoformat(" ", "seconds")
+    yield f"[bold]{manifest.stage}[/] {manifest.key}"
+    where = f"{', '.join(manifest.hosts)} ({manifest.device})"
+    yield f"made     {made} on {where}, {manifest.wall_seconds:.1f} s"
+    yield f"commit   {manifest.commit}, version {manifest.version}, code {manifest.fingerprint}"
+    yield "with     " + ", ".join(f"{name} {number}" for name, number in manifest.libraries.items())
+    for step in manifest.resumed_from:
+        yield f"resumed  from step {step}"
+    for name, value in manifest.metrics.items():
+        yield f"metric   {name} = {value:.6g}"
+    for file in manifest.files:
+        yield f"file     {file.path}  {file.size:,} bytes  sha256 {file.sha256[:12]}"
+
+
+def _lineage(manifest: Manifest, artifacts: Artifacts, seen: set[str]) -> Tree:
+    """The artifact with its configuration, and under it what it was made from; each told once."""
+    if manifest.key in seen:
+        return Tree(f"[bold]{manifest.stage}[/] {manifest.key}  [dim]as above[/]")
+    seen.add(manifest.key)
+    config = ", ".join(f"{name}={value}" for name, value in manifest.config.items())
+    tree = Tree(f"[bold]{manifest.stage}[/] {manifest.key}  [dim]{config}[/]")
+    for parameter, given in manifest.inputs.items():
+        if "identity" in given:
+            identity = ", ".join(
+                f"{name}={str(value)[:16]}" for name, value in given["identity"].items()
+            )
+            tree.add(f"{parameter}: data {given['name']} {given['key']}  [dim]{identity}[/]")
+        else:
+            tree.add(_lineage(artifacts.find(given["key"]), artifacts, seen))
+    return tree
+
+
+def _forget(settings: Settings, key: str) -> None:
+    """Remove an artifact, so that the next run makes it anew."""
+    artifacts = settings.artifacts()
+    manifest = artifacts.find(key)
+    artifacts.withdraw(manifest)
+    CONSOLE.print(f"forgot {manifest.stage} {manifest.key}")
+
+
+def _check(settings: Settings) -> None:
+    """Test whether a store can be trusted: racing conditional puts, digests, lists."""
+    store = settings.open_store()
+    for finding in self_test(store):
+        CONSOLE.print(f"ok  {finding}")
+
+
+def _relog(settings: Settings, study: str | None) -> None:
+    """Write MLflow anew from studies and manifests, after an outage or onto another server."""
+    from stageflow.projection import relog
+
+    for name, links in relog(settings, study):
+        CONSOLE.print(f"{name}: {links}")
+
+
+VERBS = {"board": _board, "show": _show, "forget": _forget, "check": _check, "relog": _relog}

@@ -1,0 +1,181 @@
+"""Tracking: MLflow as a projection of what the study, the manifests and the board say.
+
+Nothing is ever true only in MLflow. One idempotent function brings a server to what
+`stageflow.runs` says that it shall hold; a sweep has it called by a thread now and then, and
+`stageflow relog` calls it again whenever one likes. So a server that is away, slow or dying costs
+nothing, whatever it has missed.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from stageflow.artifact import Artifacts
+from stageflow.runs import Lineages, Tracked, row_runs, safe, study_run, trial_run
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from stageflow.board_row import Row
+    from stageflow.study import Trial
+    from stageflow.tracking_mlflow import Experiment
+
+__all__ = ["Background", "Links", "Tracked", "Tracker", "project"]
+
+PERIOD_SECONDS = 10.0
+LAST_SECONDS = 30.0  # how long the end of a sweep may wait for MLflow
+LONGEST_REASON = 160  # characters
+ENVIRONMENT = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",  # we come again ourselves
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
+    "MLFLOW_LOGGING_LEVEL": "ERROR",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Links:
+    """Where a study is in MLflow: the ids of its experiment and of its parent run."""
+
+    uri: str
+    experiment: str
+    run: str
+
+    def __str__(self) -> str:
+        place = safe(self.uri)
+        if place.startswith("http"):
+            return f"{place.rstrip('/')}/#/experiments/{self.experiment}/runs/{self.run}"
+        return f"run {self.run} (mlflow ui --backend-store-uri {place})"
+
+
+class Tracker:
+    """Projects one study, again and again; what it remembers only saves requests."""
+
+    def __init__(self, uri: str) -> None:
+        """Nothing is asked of the server yet."""
+        self.uri = uri
+        self._experiment: Experiment | None = None
+        self._shown: dict[str, Trial | Row] = {}
+
+    def project(self, tracked: Tracked, artifacts: Artifacts) -> Links:
+        """Bring the server to what is tracked. Raises what MLflow or the store raise."""
+        try:
+            return self._project(tracked, artifacts)
+        except BaseException:
+            self._experiment = None  # who knows what went through: the next call looks again
+            self._shown.clear()
+            raise
+
+    def _project(self, tracked: Tracked, artifacts: Artifacts) -> Links:
+        experiment = self._experiment = self._experiment or _open(self.uri, tracked.experiment)
+        lineages = Lineages(artifacts)
+        parent = experiment.write(study_run(tracked), artifacts)
+        for trial in tracked.trials:
+            if self._is_news(f"trial {trial.number}", trial):
+                experiment.write(trial_run(tracked, trial, lineages).under(parent), artifacts)
+        for row in tracked.rows:
+            if self._is_news(f"row {row.key}", row):
+                for run in row_runs(tracked, row, lineages):
+                    experiment.write(run.under(parent), artifacts)
+        return Links(self.uri, experiment.id, parent)
+
+    def _is_news(self, name: str, told: Trial | Row) -> bool:
+        before = self._shown.get(name)
+        self._shown[name] = told
+        return before != told
+
+
+def project(tracked: Tracked, artifacts: Artifacts, uri: str) -> Links:
+    """Bring the server at `uri` to what is tracked, once. Raises what MLflow or the store raise."""
+    return Tracker(uri).project(tracked, artifacts)
+
+
+@dataclass(slots=True)
+class Background:
+    """Keeps MLflow up to date from a thread while its block runs, and never fails or delays that.
+
+    Attributes:
+        latest: what to show now; called in the thread.
+        say: told once, in one line, while the block runs, when MLflow cannot be written.
+        problem: that line as it was last time; empty if all went well.
+        links: where the study is, once it is there.
+    """
+
+    latest: Callable[[], Tracked]
+    artifacts: Artifacts
+    uri: str
+    period: float = PERIOD_SECONDS
+    patience: float = LAST_SECONDS
+    say: Callable[[str], None] = lambda line: print(line, file=sys.stderr)
+    problem: str = field(default="", init=False)
+    links: Links | None = field(default=None, init=False)
+    _told: bool = field(default=False, init=False)
+    _over: threading.Event = field(default_factory=threading.Event, init=False)
+    _thread: threading.Thread = field(init=False)
+
+    def __enter__(self) -> Background:
+        self._thread = threading.Thread(target=self._keep_up, name="tracking", daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Have it written a last time, but wait no longer than `patience` seconds."""
+        self._over.set()
+        self._thread.join(self.patience)
+        if self._thread.is_alive():
+            self._complain(f"not done after {self.patience:g} s")
+
+    @property
+    def complete(self) -> bool:
+        """After the block: whether MLflow has everything."""
+        return not self._thread.is_alive() and not self.problem
+
+    def verdict(self) -> str:
+        """After the block: one line that says where the study is in MLflow, or why it is not."""
+        return f"MLflow: {self.links}" if self.complete else self.problem
+
+    def _keep_up(self) -> None:
+        tracker = Tracker(self.uri)
+        over = False
+        while not over:
+            over = self._over.is_set()  # asked first, so that the last round sees the last change
+            try:
+                self.links = tracker.project(self.latest(), self.artifacts)
+                self.problem = ""
+            except Exception as error:  # a sweep goes on: MLflow holds nothing of its own
+                self._complain((str(error).strip().splitlines() or [type(error).__name__])[0])
+            if not over:
+                self._over.wait(self.period)
+
+    def _complain(self, reason: str) -> None:
+        self.problem = (
+            f"MLflow at {safe(self.uri)} is not up to date ({safe(reason)[:LONGEST_REASON]}): "
+            "nothing is lost; `stageflow relog` writes it later"
+        )
+        if not self._told and not self._over.is_set():  # at the end the verdict says it
+            self._told = True
+            self.say(self.problem)
+
+
+def _open(uri: str, experiment: str) -> Experiment:
+    """The experiment, by an MLflow that is quiet and gives up soon unless the user wishes else."""
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    from stageflow.tracking_mlflow import Experiment  # takes seconds, and reads the environment
+
+    for name in ("mlflow", "alembic", "urllib3.connectionpool"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    return Experiment(uri, experiment)

@@ -1,0 +1,202 @@
+"""Tracking over HTTP, on a real server: what it holds, and that it is what a database file holds."""
+
+from __future__ import annotations
+
+import math
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+from mlflow import MlflowClient
+
+from stageflow.artifact import Artifacts
+from stageflow.board import Entry, row
+from stageflow.context import Context
+from stageflow.executor import LocalExecutor, run
+from stageflow.stage import Source, stage
+from stageflow.store import FolderStore
+from stageflow.study import Broken, Completed, Pruned, Study
+from stageflow.tracking import Tracked, project
+
+# MLflow 3.17 on SQLAlchemy 2.1, once in a process: its own mapping uses an option that will go away
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:The ``noload`` loader strategy is deprecated:sqlalchemy.exc.SADeprecationWarning"
+)
+
+PNG = b"\x89PNG\r\n\x1a\n" + bytes(range(256))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Nothing:
+    pass
+
+
+@stage(version="1")
+def score(context: Context, images: Source, config: Nothing) -> dict[str, float]:
+    for epoch in range(3):
+        context.report(epoch, {"loss": 1 / (1 + epoch), "diverged": math.inf})
+    return {"miou": 0.1 + 0.2, "iou/cat": math.nan}
+
+
+@stage(version="1")
+def draw(context: Context, scores: Path, config: Nothing) -> None:
+    (context.out / "threshold curve.png").write_bytes(PNG)
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of an MLflow server that dies at the end of the session."""
+    folder = tmp_path_factory.mktemp("mlflow-server")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "mlflow", "server", "--host=127.0.0.1", f"--port={port}"]
+    command += ["--workers=1", f"--backend-store-uri=sqlite:///{folder}/mlflow.db"]
+    quiet = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
+    environment = {"PATH": os.environ["PATH"], "HOME": str(folder), **quiet}
+    with (folder / "log").open("wb") as log:
+        process = subprocess.Popen(
+            [*command, f"--artifacts-destination={folder}/artifacts"],
+            cwd=folder,
+            env=environment,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+    try:
+        wait_until_ready(f"http://127.0.0.1:{port}", process, folder / "log")
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def wait_until_ready(address: str, process: subprocess.Popen[bytes], log: Path) -> None:
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and process.poll() is None:
+        try:
+            opener.open(f"{address}/health", timeout=5).close()
+            return
+        except (urllib.error.URLError, OSError):
+            time.sleep(0.2)
+    pytest.fail(f"the MLflow server did not start: {log.read_text(errors='replace')[-2000:]}")
+
+
+@pytest.fixture
+def artifacts(tmp_path: Path) -> Artifacts:
+    return Artifacts(FolderStore(tmp_path / "store"), tmp_path / "cache")
+
+
+@pytest.fixture
+def tracked(tmp_path: Path, artifacts: Artifacts) -> Tracked:
+    """A study with trials of every kind, a row with a picture, and a name that wants care."""
+
+    def space(trial: optuna.Trial) -> str | None:
+        return trial.suggest_categorical("crop (px)", ["", None])
+
+    study = Study('don\'t "quote" 100 % Größe', str(tmp_path / "journal"), space=space)
+    target = score(Source("scenes", "/anywhere", {"count": 40}), Nothing())
+    picture = draw(target, Nothing())
+    run(target, picture, executor=LocalExecutor(artifacts))
+    for result in (Completed(0.3, f"score/{target.key}"), Pruned(0.1, 1), Broken("no memory")):
+        study.tell(study.ask().number, result)
+    study.ask()
+    entry = Entry(
+        task="CAM seed",
+        split="scenes train (40)",
+        method="ReCAM",
+        targets=(target,),
+        seeds=(0,),
+        oracle=False,
+        weights="none",
+        pictures=(picture,),
+    )
+    return Tracked(
+        experiment="recam/threshold",
+        study=study.name,
+        trials=study.trials(),
+        options={"subset": "", "epochs": 3},
+        rows=[row(entry, artifacts)],
+        metric="miou",
+        page="<p>Größe</p>",
+    )
+
+
+def content(uri: str, experiment: str, to: Path) -> dict[str, Any]:
+    """All that MLflow holds of an experiment, with names in place of run ids and of NaN."""
+    client, found = MlflowClient(uri), {}
+    runs = [*client.search_runs([client.get_experiment_by_name(experiment).experiment_id])]
+    names = {run.info.run_id: run.info.run_name for run in runs}
+    for run in runs:
+        data, info = run.data, run.info
+        parent = names.get(data.tags.pop("mlflow.parentRunId", ""))
+        data.tags.pop("stageflow.digest")
+        histories = {
+            key: [
+                (p.step, p.timestamp, repr(p.value))
+                for p in client.get_metric_history(info.run_id, key)
+            ]
+            for key in data.metrics
+        }
+        folder = to / info.run_id
+        folder.mkdir(parents=True)
+        client.download_artifacts(info.run_id, "", str(folder))
+        files = {
+            str(f.relative_to(folder)): f.read_bytes() for f in folder.rglob("*") if f.is_file()
+        }
+        end = (info.status, info.start_time, info.end_time)
+        inputs = run.inputs.to_dictionary()
+        found[info.run_name] = (parent, data.params, data.tags, histories, end, inputs, files)
+    assert len(found) == len(runs)
+    return found
+
+
+def test_a_server_holds_what_a_database_file_holds(
+    server: str, tracked: Tracked, artifacts: Artifacts, tmp_path: Path
+) -> None:
+    file = f"sqlite:///{tmp_path}/mlflow.db"
+    for uri in (server, file):
+        project(tracked, artifacts, uri)
+    there = content(server, tracked.experiment, tmp_path / "there")
+    assert there == content(file, tracked.experiment, tmp_path / "here")
+    assert len(there) == 6
+    parent, params, _, histories, _, _, files = there["ReCAM seed 0"]
+    assert parent == tracked.study
+    assert params["oracle"] == "False"
+    assert files == {"pictures/draw/threshold curve.png": PNG}
+    assert [(step, value) for step, _, value in histories["iou/cat"]] == [(2, "nan")]
+    assert [(step, value) for step, _, value in histories["miou"]] == [(2, repr(0.1 + 0.2))]
+    assert "score/diverged" not in histories
+    assert there[tracked.study][1] == {"subset": "", "epochs": "3"}
+    assert there[tracked.study][-1] == {"leaderboard.html": "<p>Größe</p>".encode()}
+
+
+def test_again_by_another_process_changes_nothing(
+    server: str, tracked: Tracked, artifacts: Artifacts, tmp_path: Path
+) -> None:
+    tracked = replace(tracked, experiment="twice")
+    links = [project(tracked, artifacts, server)]
+    before = content(server, "twice", tmp_path / "before")
+    links += [project(tracked, artifacts, server)]
+    assert content(server, "twice", tmp_path / "after") == before
+    assert links[0] == links[1]
+    assert str(links[0]) == f"{server}/#/experiments/{links[0].experiment}/runs/{links[0].run}"
+
+
+def test_nothing_is_printed(
+    server: str, tracked: Tracked, artifacts: Artifacts, capfd: pytest.CaptureFixture[str]
+) -> None:
+    project(replace(tracked, experiment="quiet"), artifacts, server)
+    assert capfd.readouterr() == ("", "")

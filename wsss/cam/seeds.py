@@ -1,0 +1,86 @@
+"""How good score maps are as seeds: their confusion with the masks at every threshold.
+
+Published seed numbers are best-threshold numbers found with the masks of the training images (the
+appendix of ReCAM says so). One pass gives the whole curve, so both readings are look-ups: the
+oracle, and a threshold that was fixed before.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from wsss.cam.scores import ScoreMaps, best_class, upsample
+from wsss.data.samples import Samples
+from wsss.metrics import background_share, iou, mean_iou, threshold_curve, threshold_histogram
+
+
+def seed_curve(
+    maps: ScoreMaps, masks: Samples, bins: int, progress: Callable[[int, int], None]
+) -> Tensor:
+    """Confusion of `maps` with `masks` at thresholds k / bins, int64 [bins + 1, K, K].
+
+    Raises ValueError where an image of `masks` has no maps.
+    """
+    place = {name: i for i, name in enumerate(maps.ids)}
+    missing = [name for name in masks.ids if name not in place]
+    if missing:
+        raise ValueError(f"{len(missing)} images have masks but no score maps, {missing[0]} first")
+    classes = len(masks.classes) + 1
+    histogram = torch.zeros((bins + 2, classes - 1, classes), dtype=torch.int64)
+    for i, name in enumerate(masks.ids):
+        found = maps[place[name]]
+        score, best = best_class(upsample(found.planes, found.size), found.keys)
+        truth = torch.from_numpy(masks.mask(i))
+        histogram += threshold_histogram(score, best, truth, bins, classes)
+        progress(i + 1, len(masks))
+    return threshold_curve(histogram)
+
+
+def write_curve(path: Path, curve: Tensor, classes: Sequence[str]) -> None:
+    """Keep a curve with the names of its classes (without background)."""
+    np.savez(path, allow_pickle=False, confusion=curve.numpy(), classes=np.array(classes))
+
+
+def read_curve(path: Path) -> tuple[Tensor, tuple[str, ...]]:
+    """The curve and its class names, background first."""
+    with np.load(path, allow_pickle=False) as data:
+        return torch.from_numpy(data["confusion"]), ("background", *data["classes"].tolist())
+
+
+def class_ids(names: Sequence[str], wanted: Sequence[str]) -> list[int] | None:
+    """Ids of the `wanted` class names; None (all) for none. ValueError names an unknown one."""
+    for name in wanted:
+        if name not in names:
+            near = difflib.get_close_matches(name, names, n=1)
+            raise ValueError(f"class {name!r} is unknown: {_advice(near, names)}")
+    return [names.index(name) for name in wanted] or None
+
+
+def seed_scores(
+    curve: Tensor, names: Sequence[str], threshold: float | None, wanted: Sequence[str]
+) -> dict[str, float]:
+    """What the curve says at the nearest of its thresholds, or at the best for None.
+
+    Returns "miou" (over the `wanted` classes), "threshold", "background_share" (of the pixels
+    predicted as foreground, those that are background), and "iou/NAME" for every class that occurs.
+    """
+    bins = len(curve) - 1
+    scores = mean_iou(curve, class_ids(names, wanted))
+    at = int(scores.nan_to_num(-1).argmax()) if threshold is None else round(threshold * bins)
+    per_class = {f"iou/{name}": float(v) for name, v in zip(names, iou(curve[at]), strict=True)}
+    return {
+        "miou": float(scores[at]),
+        "threshold": at / bins,
+        "background_share": float(background_share(curve[at])),
+        **{name: value for name, value in per_class.items() if value == value},
+    }
+
+
+def _advice(near: Sequence[str], names: Sequence[str]) -> str:
+    return f"did you mean {near[0]!r}?" if near else f"there are {', '.join(names)}"

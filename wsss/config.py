@@ -1,0 +1,150 @@
+"""Configuration of every method, as frozen dataclasses whose defaults are the published values.
+
+They stand apart from the methods that they configure, because a process that only declares
+pipelines (a trial of a sweep) needs them and must not import torch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+ExtractionWeight = Literal["w", "w_prime", "product"]
+"""What the features are weighted with at extraction."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Training:
+    """What every classifier training may choose; the defaults are the published ones."""
+
+    steps: int = 3305
+    """Optimiser steps in all; the default is VOC train_aug five times in batches of 16."""
+    epochs: int = 5
+    """Parts that the steps are split into: each ends with a report and a checkpoint."""
+    batch: int = 16
+    weight_decay: float = 1e-4
+    momentum: float = 1e-4
+    """SGD's momentum as the release really uses it, not as it says (0.9)."""
+    power: float = 0.9
+    crop: int = 512
+    """Side of the square training view in pixels."""
+    long_side: tuple[int, int] = (320, 640)
+    """Range of the longer image side before the crop, in pixels, both ends included."""
+    detach_after: int | None = None
+    """Layer behind which the gradient stops: 2 as in IRN and SFC, None as in ReCAM."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """Of the backbone's products; the rest is float32 always."""
+    probe: int = 0
+    """Images on which the maps are scored after each epoch, for pruning; 0 for none."""
+    workers: int = 2
+    """Threads that decode and augment; without influence on the result."""
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for field in ("steps", "epochs", "batch", "crop", "workers"):
+            if getattr(self, field) < 1:
+                raise ValueError(f"{field} is {getattr(self, field)}: give 1 or more")
+        for field in ("weight_decay", "power", "probe", "seed"):
+            if getattr(self, field) < 0:
+                raise ValueError(f"{field} is {getattr(self, field)}: give 0 or more")
+        if self.epochs > self.steps:
+            raise ValueError(f"epochs is {self.epochs}: give at most steps, {self.steps}")
+        if not 0 <= self.momentum < 1:
+            raise ValueError(f"momentum is {self.momentum}: give a number in [0, 1)")
+        if not 1 <= self.long_side[0] <= self.long_side[1]:
+            raise ValueError(f"long_side is {self.long_side}: give the lower end first, 1 or more")
+        if self.detach_after not in (None, 1, 2, 3):
+            raise ValueError(f"detach_after is {self.detach_after}: give 1, 2, 3 or None")
+        if self.precision not in ("float32", "bfloat16"):
+            raise ValueError(f"precision is {self.precision!r}: give float32 or bfloat16")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CAMTraining(Training):
+    """How the classifier is trained; the defaults are IRN's and ReCAM's on VOC."""
+
+    backbone: str = "resnet50"
+    weights: str = "imagenet"
+    """Of the backbone at the start: "imagenet", "none" or a file."""
+    lr_backbone: float = 0.1
+    lr_head: float = 1.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ReCAMTraining(Training):
+    """How a CAM classifier is trained on; the defaults are the published ones for VOC."""
+
+    steps: int = 2644
+    epochs: int = 4
+    loss_weight: float = 1.0
+    """lambda, of SCE beside BCE; 0.1 on COCO."""
+    lr_backbone: float = 5e-5
+    lr_head: float = 5e-5
+    """Of the classifier w."""
+    lr_recam: float = 5e-4
+    """Of the second classifier w'."""
+
+    def __post_init__(self) -> None:
+        Training.__post_init__(self)  # super() does not work in slotted dataclasses
+        if not self.loss_weight >= 0:
+            raise ValueError(f"loss_weight is {self.loss_weight}: give 0 or more")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CAMMaps:
+    """How class activation maps are extracted: multi-scale and mirrored, as published."""
+
+    scales: tuple[float, ...] = (1.0, 0.5, 1.5, 2.0)
+    """Of the image's sides."""
+    bits: Literal[8, 16] = 8
+    """Of a stored score."""
+
+    def __post_init__(self) -> None:
+        if not self.scales or min(self.scales) <= 0:
+            raise ValueError(f"scales is {self.scales}: give one or more positive factors")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ReCAMMaps(CAMMaps):
+    """How ReCAM's maps are extracted."""
+
+    weight: ExtractionWeight = "product"
+    """The release takes the product on VOC and w on COCO."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SeedQuality:
+    """How finely the threshold curve of score maps is resolved."""
+
+    bins: int = 100
+    """Thresholds are k / bins for k = 0..bins."""
+
+    def __post_init__(self) -> None:
+        if self.bins < 1:
+            raise ValueError(f"bins is {self.bins}: give 1 or more")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SeedScore:
+    """Which point of a threshold curve counts, and which classes."""
+
+    threshold: float | None = None
+    """In [0, 1]; None takes the best one, which is found with pixel masks (an oracle)."""
+    classes: tuple[str, ...] = ()
+    """Names, "background" among them, of the classes that mIoU averages; () for all that occur."""
+
+    def __post_init__(self) -> None:
+        if self.threshold is not None and not 0 <= self.threshold <= 1:
+            raise ValueError(f"threshold is {self.threshold}: give a number in [0, 1]")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SeedPictures:
+    """What is drawn of two sets of score maps, side by side."""
+
+    names: tuple[str, str] = ("CAM", "ReCAM")
+    thresholds: tuple[float, float] = (0.15, 0.21)
+    """At which contours are drawn; the published ones of IRN and ReCAM."""
+    classes: tuple[str, ...] = ()
+    """Of the curves and bars, as in `SeedScore`."""
+    images: int = 6

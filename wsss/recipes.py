@@ -1,0 +1,73 @@
+"""Recipes: the training settings that suit a backbone and a data set, where the published do not.
+
+The published settings are the defaults of `wsss.config`; they belong to a ResNet-50 with
+ImageNet weights and to the 10,582 images of VOC's train_aug. A recipe is what was measured to work
+elsewhere.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from wsss.config import CAMMaps, CAMTraining, ReCAMTraining
+
+FEW_IMAGES = 2000
+"""Below this, training is counted in steps and not in passes over the data."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Recipe:
+    """Settings of the stages up to the seeds."""
+
+    cam: CAMTraining
+    recam: ReCAMTraining
+    maps: CAMMaps
+
+
+SCENES = Recipe(
+    cam=CAMTraining(
+        backbone="tiny", weights="none", steps=400, epochs=4, crop=96, long_side=(80, 128)
+    ),
+    recam=ReCAMTraining(
+        steps=200,
+        epochs=4,
+        crop=96,
+        long_side=(80, 128),
+        lr_backbone=0.05,
+        lr_head=0.05,
+        lr_recam=0.5,
+    ),
+    maps=CAMMaps(scales=(1.0, 0.5, 1.5)),
+)
+"""For the built-in scenes: a tiny network from random weights."""
+
+LITE0 = Recipe(
+    cam=CAMTraining(backbone="efficientnet_lite0", steps=72, epochs=4, crop=320),
+    recam=ReCAMTraining(steps=72, epochs=4, crop=320),
+    maps=CAMMaps(scales=(1.0, 0.5)),
+)
+"""For EfficientNet-Lite0 on a few hundred photographs, within minutes on one core."""
+
+
+def recipe(data: str, backbone: str | None, images: int) -> Recipe:
+    """The recipe for `images` training images of the data set at the location `data`.
+
+    Without a `backbone`, scenes get the tiny one and photographs the published ResNet-50. Any pair
+    for which nothing was measured gets the published settings, for as many passes over the data.
+    """
+    if data.partition(":")[0] == "scenes" and backbone in (None, "tiny"):
+        return SCENES
+    if backbone == LITE0.cam.backbone and images < FEW_IMAGES:
+        return LITE0
+    return published(backbone or CAMTraining().backbone, images)
+
+
+def published(backbone: str, images: int) -> Recipe:
+    """The published schedule of ReCAM on VOC: five passes for CAM, four for ReCAM."""
+    cam, recam = CAMTraining(backbone=backbone), ReCAMTraining()
+    batches = max(1, images // cam.batch)
+    return Recipe(
+        cam=replace(cam, steps=cam.epochs * batches),
+        recam=replace(recam, steps=recam.epochs * batches),
+        maps=CAMMaps(),
+    )

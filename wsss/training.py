@@ -1,0 +1,239 @@
+"""One training loop for every classifier, counted in steps, and its optimiser.
+
+SGD as the published learning rates mean it. The released code of psa, IRN, ReCAM and SFC hands the
+weight decay to SGD in the place of the momentum ("PolyOptimizer"), so they all trained with
+momentum 1e-4 and a weight decay of its own for each group, although they say 0.9, which is only the
+power of the schedule
+
+    lr_t = lr_0 (1 - t / T) ^ 0.9        set before step t = 0, 1, ..., T - 1
+
+With momentum 0.9 the same rates would act ten times as strong.
+
+The batch of a step, and every draw of its augmentation, are a function of the seed and the step
+alone. So a training that was killed and goes on from a checkpoint ends with the same bits as one
+that was never interrupted, and the number of checkpoints changes nothing.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from wsss.config import Training
+from wsss.data.samples import Samples
+from wsss.data.transforms import training_view
+from wsss.nets.weights import load_weights, read_state, save_weights
+
+Objective = Callable[[Tensor, Tensor], Mapping[str, Tensor]]
+"""Images [B, 3, S, S] and labels [B, C] in {0, 1} to scalars, of which "loss" is minimised."""
+
+_ORDER, _VIEW = 1, 2  # keep the two kinds of random streams apart
+
+
+class Monitor(Protocol):
+    """What a training tells about itself, and where it keeps its checkpoints."""
+
+    device: str
+    """Where to train, see `chosen_device`."""
+
+    def progress(self, done: int, total: int, note: str = "") -> None:
+        """So many steps are done."""
+        ...
+
+    def report(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Metrics at the end of an epoch; may raise to end the training."""
+        ...
+
+    def save(self, step: int, write: Callable[[Path], None]) -> None:
+        """Keep a checkpoint: `write` puts its files into the folder it is given."""
+        ...
+
+    def restore(self) -> tuple[int, Path] | None:
+        """Step and folder of the last checkpoint, if there is one."""
+        ...
+
+
+class Silent:
+    """A monitor for a training that nobody watches, and that starts from the beginning."""
+
+    def __init__(self, device: str = "cpu") -> None:
+        self.device = device
+
+    def progress(self, done: int, total: int, note: str = "") -> None:
+        """Say nothing."""
+
+    def report(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Say nothing."""
+
+    def save(self, step: int, write: Callable[[Path], None]) -> None:
+        """Keep nothing."""
+
+    def restore(self) -> tuple[int, Path] | None:
+        """There is no checkpoint."""
+        return None
+
+
+def poly(step: int, steps: int, power: float = 0.9) -> float:
+    """Share of the first learning rate at `step` of `steps`; after the last it stays as it was."""
+    return float((1 - min(step, steps - 1) / steps) ** power)
+
+
+def set_rates(optimiser: torch.optim.Optimizer, step: int, steps: int, power: float) -> None:
+    """Set each group's learning rate for `step` from its "first_lr"; to be called before it."""
+    for group in optimiser.param_groups:
+        group["lr"] = group["first_lr"] * poly(step, steps, power)
+
+
+def chosen_device(name: str) -> torch.device:
+    """The device called "cpu", "cuda", "cuda:1" or the like; "auto" takes an accelerator if any."""
+    if name != "auto":
+        return torch.device(name)
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Within it, torch draws from `seed`; behind it, from where it was before."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        yield
+
+
+def mixed(precision: str, device: torch.device) -> AbstractContextManager[None]:
+    """Within it, products on `device` are made in bfloat16 if that is the `precision`."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16")
+
+
+def fit(
+    net: nn.Module,
+    rates: Mapping[str, float],
+    objective: Objective,
+    samples: Samples,
+    config: Training,
+    *,
+    mean: Sequence[float],
+    std: Sequence[float],
+    monitor: Monitor,
+    evaluate: Callable[[], Mapping[str, float]] = dict,
+) -> None:
+    """Train `net` in place, from the monitor's last checkpoint if there is one.
+
+    `rates` gives the first learning rate of each child of `net` that is trained. What the objective
+    returns is reported as the mean over the epoch, together with what `evaluate` finds at its end.
+    Raises ValueError where `samples` cannot fill a batch, FloatingPointError where the loss is not
+    finite.
+    """
+    if len(samples) < config.batch:
+        raise ValueError(f"batch is {config.batch} but the split has {len(samples)} images")
+    device = chosen_device(monitor.device)
+    net.to(device).train()
+    optimiser = _optimiser(net, rates, config)
+    done = _restore(net, optimiser, monitor)
+    batches = _batches(samples, config, mean, std, start=done)
+    for epoch in range(1, config.epochs + 1):
+        end = round(config.steps * epoch / config.epochs)
+        sums: dict[str, float] = defaultdict(float)
+        for step in range(done, end):
+            images, labels = next(batches)
+            set_rates(optimiser, step, config.steps, config.power)
+            terms = objective(images.to(device), labels.to(device))
+            _descend(optimiser, terms["loss"], f"step {step + 1} of {config.steps}")
+            for name, value in terms.items():
+                sums[name] += value.item() / (end - done)
+            monitor.progress(step + 1, config.steps, f"loss {terms['loss'].item():.4f}")
+        if end > done:
+            monitor.report(end, {**sums, **evaluate()})
+            monitor.save(end, partial(_write, net, optimiser, end))
+            done = end
+
+
+def _optimiser(net: nn.Module, rates: Mapping[str, float], config: Training) -> torch.optim.SGD:
+    groups = [
+        {"params": [p for p in child.parameters() if p.requires_grad], "first_lr": rates[name]}
+        for name, child in net.named_children()
+        if name in rates
+    ]
+    return torch.optim.SGD(groups, momentum=config.momentum, weight_decay=config.weight_decay)
+
+
+def _descend(optimiser: torch.optim.Optimizer, loss: Tensor, where: str) -> None:
+    if not loss.isfinite():
+        raise FloatingPointError(
+            f"loss is {loss.item()} at {where}: lower the learning rates, or train in float32"
+        )
+    optimiser.zero_grad()
+    torch.autograd.backward(loss)
+    optimiser.step()
+
+
+def _batches(
+    samples: Samples, config: Training, mean: Sequence[float], std: Sequence[float], start: int
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Images [B, 3, S, S] and labels [B, C] of each step from `start`; the next is made ahead."""
+    labels = torch.from_numpy(samples.labels).float()
+
+    def view(step: int, image: int) -> Tensor:
+        rng = np.random.default_rng([_VIEW, config.seed, step, image])
+        pixels = samples.image(image)
+        return training_view(
+            pixels, long_side=config.long_side, crop=config.crop, mean=mean, std=std, rng=rng
+        )
+
+    with ThreadPoolExecutor(config.workers) as pool:
+
+        def begin(step: int) -> tuple[list[int], Iterator[Tensor]]:
+            chosen = drawn(len(samples), config.batch, config.seed, step)
+            return chosen, pool.map(partial(view, step), chosen)
+
+        upcoming = begin(start)
+        for step in range(start, config.steps):
+            chosen, views = upcoming
+            if step + 1 < config.steps:
+                upcoming = begin(step + 1)
+            yield torch.stack(list(views)), labels[chosen]
+
+
+def drawn(images: int, batch: int, seed: int, step: int) -> list[int]:
+    """The images of a step: each pass over the split is shuffled anew and drops its remainder."""
+    passed, place = divmod(step, images // batch)
+    order = np.random.default_rng([_ORDER, seed, passed]).permutation(images)
+    return [int(i) for i in order[place * batch : (place + 1) * batch]]
+
+
+def _write(net: nn.Module, optimiser: torch.optim.Optimizer, step: int, folder: Path) -> None:
+    save_weights(net, folder / "net.safetensors")
+    save_file(_momentum(net, optimiser), folder / "momentum.safetensors")
+    (folder / "step.json").write_text(json.dumps({"step": step}))
+
+
+def _restore(net: nn.Module, optimiser: torch.optim.Optimizer, monitor: Monitor) -> int:
+    """Go back to the monitor's last checkpoint; returns the number of steps it has behind it."""
+    checkpoint = monitor.restore()
+    if checkpoint is None:
+        return 0
+    _, folder = checkpoint
+    load_weights(net, folder / "net.safetensors")
+    buffers = read_state(folder / "momentum.safetensors")
+    for name, parameter in net.named_parameters():
+        if name in buffers:
+            buffer = torch.empty_like(parameter).copy_(buffers[name])
+            optimiser.state[parameter]["momentum_buffer"] = buffer
+    return int(json.loads((folder / "step.json").read_text())["step"])
+
+
+def _momentum(net: nn.Module, optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """The optimiser's memory of each parameter that has moved, by the parameter's name."""
+    state = {name: optimiser.state.get(p, {}) for name, p in net.named_parameters()}
+    held = {name: entry.get("momentum_buffer") for name, entry in state.items()}
+    return {name: buffer.contiguous() for name, buffer in held.items() if buffer is not None}
