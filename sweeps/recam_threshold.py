@@ -28,6 +28,7 @@ from stageflow.stage import Node
 from stageflow.sweep import Sweep, main
 from wsss import stages
 from wsss.config import ExtractionWeight, ReCAMMaps, SeedPictures, SeedQuality, SeedScore
+from wsss.data import class_ids, open_samples
 from wsss.published import CAM_SEED, PUBLISHED
 from wsss.recipes import Recipe, recipe
 
@@ -157,8 +158,10 @@ def scored(maps: Node, options: Options) -> Seeds:
 
 
 def score(quality: Node, options: Options, threshold: float | None) -> Node:
-    """One point of a curve; None: the best."""
-    return stages.seed_score(quality, SeedScore(threshold=threshold, classes=options.classes or ()))
+    """One point of a curve; None: the best. Raises ValueError for an unknown class."""
+    wanted = options.classes or ()
+    class_ids(open_samples(options.data, options.score).classes, wanted)
+    return stages.seed_score(quality, SeedScore(threshold=threshold, classes=wanted))
 
 
 def pictured(plain: Seeds, ours: Seeds, params: Params, options: Options) -> Node:

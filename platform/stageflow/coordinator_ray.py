@@ -1,31 +1,40 @@
 """The coordinator: the one actor of a sweep that knows what is in flight.
 
-Trials and executors ask it for nodes; however many ask for one key at the same time, it is made once. It
-follows every demand, so that work nobody wants any more is cancelled, and it replays the reports of stages
-that were made earlier, so that a trial served from the store looks to the search like one that ran.
+Trials and executors ask it for nodes; however many ask for one key at the same time, it is made
+once. It follows every demand, so that work nobody wants any more is cancelled, and it replays the
+reports of stages that were made earlier, so that a trial served from the store looks to the search
+like one that ran.
 """
 
 import asyncio
 import json
-from collections import defaultdict
-from collections.abc import Mapping
+from collections import defaultdict, deque
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
 
 import ray
-from ray.exceptions import RayActorError
+from ray.exceptions import OutOfMemoryError, RayActorError
 
 from stageflow.artifact import Artifacts, Manifest, Part, folder_of
 from stageflow.context import UNWANTED, Report, Shard
-from stageflow.execution import assemble
-from stageflow.executor import Done, Event, Failed, Kind, OnStale, Outcome, failure, finished
-from stageflow.fingerprint import fingerprint
-from stageflow.pool_ray import Pool, fitted
+from stageflow.execution import assemble, unfinished
+from stageflow.executor import (
+    Done,
+    Event,
+    Failed,
+    Kind,
+    OnStale,
+    Outcome,
+    blocked,
+    failure,
+    finished,
+)
+from stageflow.plan import excess
+from stageflow.pool_ray import Pool, fitted, largest, slots
 from stageflow.stage import Node, ancestry
 
-RETRIES = (
-    3  # executions of one shard that may die with their worker before the node counts as failed
-)
+RETRIES = 3  # times that one shard is executed again because its worker died
+EVENTS = 10_000  # kept for those who watch
 
 
 @dataclass(slots=True)
@@ -35,6 +44,7 @@ class _Flight:
     node: Node
     outcome: "asyncio.Task[Outcome]"
     reports: list[Report] = field(default_factory=list)
+    progress: dict[int, tuple[int, int]] = field(default_factory=dict)  # done and total by shard
 
 
 class Coordinator:
@@ -46,11 +56,19 @@ class Coordinator:
         self.pool = Pool(artifacts, ray.get_runtime_context().current_actor)
         self.flights: dict[str, _Flight] = {}
         self.wanted: dict[str, set[str]] = defaultdict(set)
-        self.events: list[Event] = []
-        self.told = asyncio.Condition()
+        self.past: dict[str, Sequence[Report]] = {}
+        self.events: deque[Event] = deque(maxlen=EVENTS)
+        self.told = 0
+        self.news = asyncio.Event()
 
     async def run(self, demand: str, targets: list[Node]) -> dict[str, Outcome]:
-        """Make the targets on behalf of `demand`; the outcome of every node that was looked at."""
+        """Make the targets on behalf of `demand`; the outcome of every node that was looked at.
+
+        Looks anew at what was settled before: what failed is tried again, what is there is a hit.
+        """
+        for node in ancestry(*targets):
+            if self._settled(node):
+                del self.flights[node.key]
         self._want(demand, targets)
         await asyncio.gather(*(self._ensure(node) for node in targets))
         flights = [
@@ -74,20 +92,14 @@ class Coordinator:
         """
         outcome = self._ensure(target)
         while True:
-            reports = [
-                report
-                for node in ancestry(target)
-                if node.key in self.flights
-                for report in self.flights[node.key].reports
-                if metric in report.metrics
-            ]
+            news, over = self.news, outcome.done()
+            reports = await self._reports(target, metric) if metric else []
             if len(reports) > seen:
                 return reports[seen].metrics, None
-            if outcome.done():
+            if over:
                 result = outcome.result()
                 return (result.manifest.metrics if isinstance(result, Done) else {}), result
-            async with self.told:
-                await self.told.wait()
+            await news.wait()
 
     async def release(self, demand: str) -> None:
         """Forget a demand: what only it wanted is cancelled at its next report."""
@@ -97,20 +109,27 @@ class Coordinator:
     async def report(self, key: str, step: int, metrics: Mapping[str, float]) -> bool:
         """A running stage tells metrics; the answer is whether anyone still wants its result."""
         flight = self.flights[key]
-        if all(
-            report.step < step for report in flight.reports
-        ):  # else told again after a worker died
+        if all(earlier.step < step for earlier in flight.reports):  # else told again after a death
             flight.reports.append(Report(step, metrics))
-            await self._tell(Event(Kind.REPORT, flight.node.name, key, done=step, metrics=metrics))
+            self._tell(Event(Kind.REPORT, flight.node.name, key, done=step, metrics=metrics))
+            self._wake()
         return bool(self.wanted[key])
 
     async def progress(self, key: str, shard: int, done: int, total: int, note: str) -> None:
-        """A running stage tells how far it is."""
-        await self._tell(Event(Kind.PROGRESS, self.flights[key].node.name, key, note, done, total))
+        """A running stage tells how far it is; shards are added up."""
+        flight = self.flights[key]
+        flight.progress[shard] = (done, total)
+        done, total = (sum(numbers) for numbers in zip(*flight.progress.values(), strict=True))
+        self._tell(Event(Kind.PROGRESS, flight.node.name, key, note, done, total))
+
+    async def events_so_far(self) -> int:
+        """How many events there were."""
+        return self.told
 
     async def events_after(self, count: int) -> list[Event]:
-        """All events but the first `count`."""
-        return self.events[count:]
+        """All events but the first `count` (of very many, the last ones)."""
+        fresh = max(0, self.told - count)
+        return list(self.events)[-fresh:] if fresh else []
 
     def _want(self, demand: str, targets: list[Node]) -> None:
         for node in ancestry(*targets):
@@ -118,11 +137,47 @@ class Coordinator:
 
     def _ensure(self, node: Node) -> "asyncio.Task[Outcome]":
         """Single flight: the one task that makes this node; a cancelled one is started anew."""
-        flight = self.flights.get(node.key)
-        if flight is None or _was_cancelled(flight):
+        flight, settled = self.flights.get(node.key), self._settled(node)
+        if flight is None or (isinstance(settled, Failed) and settled.cancelled):
             flight = _Flight(node, asyncio.create_task(self._settle(node)))
+            flight.outcome.add_done_callback(lambda _: self._wake())
             self.flights[node.key] = flight
         return flight.outcome
+
+    async def _reports(self, target: Node, metric: str) -> list[Report]:
+        """What was told of `metric` on the way to the target so far, in the order of its ancestry.
+
+        Not in the order of time, and with what lies before a hit: so a trial that is served from
+        the store hears the same as one for which the stages run.
+        """
+        nodes, looked_at = ancestry(target), {target.key}
+        for node in reversed(nodes):
+            if node.key in looked_at and not self._is_hit(node):
+                looked_at |= {parent.key for parent in node.parents}
+        found: list[Report] = []
+        for node in nodes:
+            flight = self.flights.get(node.key)
+            reports: Sequence[Report] = flight.reports if flight else ()
+            if node.key not in looked_at and not reports:
+                reports = await self._past_reports(node)
+            found += [report for report in reports if metric in report.metrics]
+            if node.key in looked_at and not (flight and flight.outcome.done()):
+                break
+        return found
+
+    def _settled(self, node: Node) -> Outcome | None:
+        flight = self.flights.get(node.key)
+        return flight.outcome.result() if flight and flight.outcome.done() else None
+
+    def _is_hit(self, node: Node) -> bool:
+        outcome = self._settled(node)
+        return isinstance(outcome, Done) and not outcome.executed
+
+    async def _past_reports(self, node: Node) -> Sequence[Report]:
+        if node.key not in self.past:
+            manifest = await asyncio.to_thread(self.artifacts.manifest, node)
+            self.past[node.key] = manifest.reports if manifest else ()
+        return self.past[node.key]
 
     async def _settle(self, node: Node) -> Outcome:
         outcome = await self._attempt(node)
@@ -130,11 +185,9 @@ class Coordinator:
             outcome = await self._attempt(node)  # somebody wants it again since it was cancelled
         if isinstance(outcome, Failed):
             if not (outcome.cancelled and outcome.blocked_by):  # the head of a chain says it
-                await self._tell(Event(_kind(outcome), node.name, node.key, outcome.reason))
+                self._tell(Event(_kind(outcome), node.name, node.key, outcome.reason))
         else:
             self.flights[node.key].reports = list(outcome.manifest.reports)
-        async with self.told:
-            self.told.notify_all()
         return outcome
 
     async def _attempt(self, node: Node) -> Outcome:
@@ -145,49 +198,48 @@ class Coordinator:
 
     async def _make(self, node: Node) -> Outcome:
         manifest = await asyncio.to_thread(self.artifacts.manifest, node)
-        stale = manifest is not None and manifest.fingerprint != fingerprint(node.stage.function)
+        stale = manifest is not None and manifest.fingerprint != node.stage.fingerprint
         if stale and self.on_stale is OnStale.ASK:
             return Failed(
-                f"the code of {node.name} has changed under version {node.stage.version} since this artifact "
-                "was made: --on-stale=rerun makes it anew, --on-stale=keep uses it"
+                f"the code of {node.name} has changed under version {node.stage.version} since "
+                "this was made: --on-stale=rerun makes it anew, --on-stale=keep uses it"
             )
         remake = self.on_stale is OnStale.RERUN
         if manifest is not None and not remake:
-            return await self._hit(node, manifest, stale)
+            return self._hit(node, manifest, stale)
+        too_much = excess(fitted(node.stage.needs), largest())
+        if too_much and manifest is None:
+            return Failed(f"{node.name} {too_much}: declare less, or add a larger node")
         outcomes = await asyncio.gather(*(self._ensure(parent) for parent in node.parents))
         for parent, outcome in zip(node.parents, outcomes, strict=True):
-            if isinstance(outcome, Failed):
-                reason = outcome.reason
-                return Failed(
-                    reason if outcome.blocked_by else f"{parent.name}: {reason}",
-                    blocked_by=parent.key,
-                    cancelled=outcome.cancelled,
-                )
+            if waiting := blocked(parent, outcome):
+                return waiting
         if manifest is not None:
             if not stale and not any(isinstance(o, Done) and o.executed for o in outcomes):
-                return await self._hit(node, manifest, stale)
+                return self._hit(node, manifest, stale)
             await asyncio.to_thread(self.artifacts.withdraw, manifest)
         return await self._execute(node)
 
-    async def _hit(self, node: Node, manifest: Manifest, stale: bool) -> Done:
+    def _hit(self, node: Node, manifest: Manifest, stale: bool) -> Done:
         note = f"code changed under version {node.stage.version}" if stale else ""
-        await self._tell(Event(Kind.HIT, node.name, node.key, note, metrics=manifest.metrics))
+        self._tell(Event(Kind.HIT, node.name, node.key, note, metrics=manifest.metrics))
         return Done(manifest, executed=False)
 
     async def _execute(self, node: Node) -> Outcome:
-        count = self.pool.slots(node.stage.needs) if node.stage.sharded else 1
+        count = slots(node.stage.needs) if node.stage.sharded else 1
         parts = await asyncio.gather(*(self._shard(node, Shard(i, count)) for i in range(count)))
         failed = next((part for part in parts if isinstance(part, Failed)), None)
         if failed is not None:
             return failed
-        whole = assemble(node, [part for part in parts if isinstance(part, Part)])
+        finished_parts = [part for part in parts if isinstance(part, Part)]
+        whole = await asyncio.to_thread(assemble, node, finished_parts)
         manifest = await asyncio.to_thread(self.artifacts.publish, whole)
-        await self._tell(finished(node, manifest))
+        self._tell(finished(node, manifest))
         return Done(manifest, executed=True)
 
     async def _shard(self, node: Node, shard: Shard) -> Part | Failed:
-        """Execute one shard on some worker, again if the worker dies; a finished shard is kept in the store."""
-        record = f"{folder_of(node)}/shards/{shard.index}-of-{shard.count}.json"
+        """Execute one shard on some worker, again if the worker dies; the store keeps it."""
+        record = f"{folder_of(node)}/shards/{unfinished(node, shard)}.json"
         if shard.count > 1:
             names = await asyncio.to_thread(lambda: list(self.artifacts.store.list(record)))
             if names:
@@ -200,37 +252,35 @@ class Coordinator:
                 await self.pool.release(worker)
                 return Failed(UNWANTED, cancelled=True)
             note = f"shard {shard.index + 1} of {shard.count}" if shard.count > 1 else ""
-            await self._tell(Event(Kind.STARTED, node.name, node.key, note))
+            self._tell(Event(Kind.STARTED, node.name, node.key, note))
             device = "cuda" if fitted(node.stage.needs).gpus else "cpu"
+            alive = True
             try:
                 part: Part | Failed = await worker.execute.remote(node, shard, device)
-            except RayActorError as error:
-                await self.pool.release(worker, alive=False)
-                await self._tell(
-                    Event(Kind.INTERRUPTED, node.name, node.key, str(error).splitlines()[0])
-                )
+            except (RayActorError, OutOfMemoryError) as error:
+                alive = False
+                reason = str(error).splitlines()[0]
+                self._tell(Event(Kind.INTERRUPTED, node.name, node.key, reason))
                 continue
-            await self.pool.release(worker)
+            finally:
+                await self.pool.release(worker, alive=alive)
             if shard.count > 1 and isinstance(part, Part):
                 data = json.dumps(asdict(part)).encode()
                 await asyncio.to_thread(self.artifacts.store.create, record, data)
             return part
         return Failed(f"the worker died {RETRIES + 1} times in a row: out of memory, perhaps")
 
-    async def _tell(self, event: Event) -> None:
+    def _tell(self, event: Event) -> None:
         self.events.append(event)
-        async with self.told:
-            self.told.notify_all()
+        self.told += 1
+
+    def _wake(self) -> None:
+        """Let everybody who waits for news look again."""
+        self.news.set()
+        self.news = asyncio.Event()
 
 
 def _kind(failed: Failed) -> Kind:
     if failed.cancelled:
         return Kind.CANCELLED
     return Kind.BLOCKED if failed.blocked_by else Kind.FAILED
-
-
-def _was_cancelled(flight: _Flight) -> bool:
-    if not flight.outcome.done():
-        return False
-    outcome: Any = flight.outcome.result()
-    return isinstance(outcome, Failed) and outcome.cancelled

@@ -23,7 +23,7 @@ class StageError(RuntimeError):
 def execute(
     node: Node, *, artifacts: Artifacts, hooks: Hooks, device: str, shard: Shard | None = None
 ) -> Part:
-    """Run the node's function (for one shard, where it is split) and upload its files, unnamed so far.
+    """Run the node's function, for one shard where it is split, and upload its files.
 
     Raises whatever the function raises; nothing is published then, and scratch folders are removed.
     """
@@ -61,7 +61,7 @@ def execute(
 
 
 def unfinished(node: Node, shard: Shard) -> str:
-    """The name under which an unfinished node keeps what is done; other code does not go on with it."""
+    """Under which name an unfinished node keeps what is done; other code cannot go on from it."""
     return f"{node.stage.fingerprint}-{shard.index}-of-{shard.count}"
 
 

@@ -1,8 +1,8 @@
 """Executors: they make what is missing of a graph, each distinct node once, and tell what they do.
 
-`LocalExecutor` runs in this process, one node after another, with nothing but the standard library; the Ray
-executor (`executor_ray`) runs the same graph on a cluster. Both are held to the same contract
-(`stageflow.testing.ExecutorContract`).
+`LocalExecutor` runs in this process, one node after another, with nothing but the standard library;
+the Ray executor (`executor_ray`) runs the same graph on a cluster. Both are held to one contract
+(`stageflow.testing_executor.ExecutorContract`).
 """
 
 import traceback
@@ -33,7 +33,7 @@ class Kind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """Something that happened to a node; `done` of `total` units for progress, metrics for reports."""
+    """Something that happened to a node: `done` of `total` units of progress, or metrics told."""
 
     kind: Kind
     stage: str
@@ -62,7 +62,7 @@ class Done:
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """The node failed (or waits for one that did): one line, and the traceback for those who want it."""
+    """The node failed, or waits for one that did: a line, and the traceback for who wants it."""
 
     reason: str
     traceback: str = ""
@@ -92,10 +92,15 @@ class RunError(RuntimeError):
 class Executor(Protocol):
     """Makes the targets and all they need. Unrelated nodes finish even when one fails."""
 
-    artifacts: Artifacts
+    @property
+    def artifacts(self) -> Artifacts:
+        """Where it finds and keeps what it makes."""
 
     def run(self, targets: Sequence[Node], observe: Observer = ignore) -> dict[str, Outcome]:
-        """The outcome of every target and of every node that was looked at for it, by key."""
+        """The outcome of every target and of every node that was looked at for it, by key.
+
+        Raises StaleError, before anything is made, if artifacts are stale and it is to ask.
+        """
 
     def close(self) -> None:
         """Give back workers and connections."""
@@ -130,10 +135,10 @@ class LocalExecutor:
                 Event(Kind.HIT, node.name, node.key, step.reason, metrics=step.manifest.metrics)
             )
             return Done(step.manifest, executed=False)
-        failed = next((p for p in node.parents if isinstance(outcomes[p.key], Failed)), None)
-        if failed is not None:
-            observe(Event(Kind.BLOCKED, node.name, node.key, f"{failed.name} failed"))
-            return Failed(f"{failed.name} failed", blocked_by=failed.key)
+        waiting = next((b for p in node.parents if (b := blocked(p, outcomes[p.key]))), None)
+        if waiting is not None:
+            observe(Event(Kind.BLOCKED, node.name, node.key, waiting.reason))
+            return waiting
         if step.manifest is not None:
             self.artifacts.withdraw(step.manifest)
         observe(Event(Kind.STARTED, node.name, node.key))
@@ -175,7 +180,7 @@ def run(*targets: Node, executor: Executor, observe: Observer = ignore) -> tuple
 
 
 def needed(steps: Plan, targets: Iterable[Node]) -> list[Step]:
-    """The steps that matter: targets, and the parents of whatever has to run, every node after its parents."""
+    """The targets and what they need: the parents of whatever has to run, in order."""
     wanted = {node.key for node in targets}
     kept: list[Step] = []
     for step in reversed(steps.steps):
@@ -204,6 +209,14 @@ def failure(error: BaseException) -> Failed:
     first = str(error).strip().splitlines()
     reason = f"{type(error).__name__}: {first[0] if first else ''}".removesuffix(": ")
     return Failed(reason, "".join(traceback.format_exception(error)))
+
+
+def blocked(parent: Node, outcome: Outcome) -> Failed | None:
+    """What a parent's failure means for its children; names the stage that failed first."""
+    if isinstance(outcome, Done):
+        return None
+    reason = outcome.reason if outcome.blocked_by else f"{parent.name}: {outcome.reason}"
+    return Failed(reason, blocked_by=parent.key, cancelled=outcome.cancelled)
 
 
 def finished(node: Node, manifest: Manifest) -> Event:

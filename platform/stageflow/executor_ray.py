@@ -1,6 +1,9 @@
-"""The Ray executor: the same graphs on a cluster, with fractional GPUs, shards, and workers that may die."""
+"""The Ray executor: the same graphs on a cluster, with GPU shares, shards, workers that may die."""
 
+import logging
 import os
+import signal
+import threading
 import time
 import uuid
 from collections.abc import Iterator, Sequence
@@ -10,12 +13,13 @@ from threading import Thread
 from typing import Any
 
 import ray
-from ray.actor import ActorHandle
 
 from stageflow.artifact import Artifacts
 from stageflow.coordinator_ray import Coordinator
-from stageflow.executor import Observer, OnStale, Outcome, ignore
+from stageflow.executor import Event, Observer, OnStale, Outcome, ignore, refuse_stale
 from stageflow.fingerprint import project_packages
+from stageflow.plan import plan
+from stageflow.pool_ray import Handle
 from stageflow.provenance import COMMIT_VARIABLE, commit
 from stageflow.stage import Node
 
@@ -23,33 +27,39 @@ POLL_SECONDS = 0.3
 
 
 class RayExecutor:
-    """Connects to the cluster of RAY_ADDRESS (or starts one on this machine) and keeps workers alive on it."""
+    """Keeps workers on the cluster of RAY_ADDRESS, or on one that it starts on this machine."""
 
     def __init__(
         self, artifacts: Artifacts, *, on_stale: OnStale = OnStale.ASK, cpus: int | None = None
     ) -> None:
         self.artifacts = artifacts
+        self.on_stale = on_stale
         self._own = not ray.is_initialized()
         if self._own:
             _connect(cpus)
         actor: Any = ray.remote(Coordinator)
         options = actor.options(num_cpus=0, max_concurrency=10_000)
-        self.coordinator: ActorHandle = options.remote(artifacts, on_stale)
+        self.coordinator: Handle = options.remote(artifacts, on_stale)
 
     def run(self, targets: Sequence[Node], observe: Observer = ignore) -> dict[str, Outcome]:
         """See `Executor.run`."""
+        if self.on_stale is OnStale.ASK:
+            refuse_stale(plan(*targets, artifacts=self.artifacts))
+        demand = uuid.uuid4().hex
         with self.watching(observe):
-            outcomes: dict[str, Outcome] = ray.get(
-                self.coordinator.run.remote(uuid.uuid4().hex, list(targets))
-            )
-        return outcomes
+            made: ray.ObjectRef[dict[str, Outcome]]
+            made = self.coordinator.run.remote(demand, list(targets))
+            try:
+                return ray.get(made)
+            finally:
+                self.coordinator.release.remote(demand)
 
     @contextmanager
     def watching(self, observe: Observer) -> Iterator[None]:
-        """Pass the coordinator's events to the observer, from a thread, as long as the block runs."""
+        """Pass the coordinator's events to the observer, from a thread, while the block runs."""
         stop = Flag()
-        seen = len(ray.get(self.coordinator.events_after.remote(0)))
-        thread = Thread(target=self._follow, args=(observe, seen, stop), daemon=True)
+        so_far: ray.ObjectRef[int] = self.coordinator.events_so_far.remote()
+        thread = Thread(target=self._follow, args=(observe, ray.get(so_far), stop), daemon=True)
         thread.start()
         try:
             yield
@@ -58,7 +68,7 @@ class RayExecutor:
             thread.join()
 
     def close(self) -> None:
-        """Stop the coordinator with its workers, and the cluster if this object started or joined it."""
+        """Stop the coordinator with its workers, and leave the cluster if this object joined it."""
         ray.kill(self.coordinator)
         if self._own:
             ray.shutdown()
@@ -66,19 +76,20 @@ class RayExecutor:
     def _follow(self, observe: Observer, seen: int, stop: Flag) -> None:
         while True:
             last = stop.is_set()
-            fresh = ray.get(self.coordinator.events_after.remote(seen))
-            for event in fresh:
+            fresh: ray.ObjectRef[list[Event]] = self.coordinator.events_after.remote(seen)
+            for event in ray.get(fresh):
                 observe(event)
-            seen += len(fresh)
+                seen += 1
             if last:
                 return
             time.sleep(POLL_SECONDS)
 
 
 def _connect(cpus: int | None) -> None:
-    """Join or start the cluster, and give its processes the project's code as this process has it."""
+    """Join or start the cluster, and give its processes the code as this process has it."""
     address = os.environ.get("RAY_ADDRESS")
-    local = {} if address else {"num_cpus": cpus, "include_dashboard": False}
+    local: dict[str, Any] = {} if address else {"num_cpus": cpus, "include_dashboard": False}
+    on_sigterm = signal.getsignal(signal.SIGTERM)
     ray.init(
         address=address or "local",
         runtime_env={
@@ -86,6 +97,8 @@ def _connect(cpus: int | None) -> None:
             "env_vars": {COMMIT_VARIABLE: commit()},  # a copy of the code has no repository to ask
         },
         log_to_driver=False,
-        logging_level="ERROR",
+        logging_level=logging.ERROR,
         **local,
     )
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, on_sigterm)  # Ray's own handler ends the process on the spot

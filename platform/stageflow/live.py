@@ -14,9 +14,7 @@ from rich.text import Text
 
 from stageflow.executor import Event, Kind
 
-LINE_SECONDS = (
-    10.0  # at most one progress line per stage in this time, where nothing can be redrawn
-)
+LINE_SECONDS = 10.0  # between progress lines of a stage, where nothing can be redrawn
 STYLES = {
     Kind.HIT: "dim",
     Kind.STARTED: "cyan",
@@ -86,11 +84,11 @@ class LiveView:
             bar = ProgressBar(
                 total=row.total or None, completed=row.done, width=24, pulse=not row.total
             )
-            count = f"{row.done}/{row.total} {row.note}" if row.total else row.note
+            count = Text(f"{row.done}/{row.total} {row.note}" if row.total else row.note)
             table.add_row(
                 f"{row.stage} {key[:6]}", bar, _clock(time.monotonic() - row.since), count
             )
-        done = "  ".join(f"{name} ×{n}" for name, (n, _) in self.finished_stages.items())
+        done = "  ".join(f"{name} ×{n}" for name, (n, _) in list(self.finished_stages.items()))
         hits = self.counts.get(Kind.HIT, 0)
         footer = Text(f"made {done or 'nothing yet'}   from the store {hits}", style="dim")
         return Group(
@@ -105,10 +103,9 @@ class LiveView:
         now = time.monotonic()
         if not self.console.is_terminal and now - max(row.told, row.since) > LINE_SECONDS:
             row.told = now
-            self.console.print(
-                f"{_clock(now - self.begun):>8}  {event.stage} {event.key[:6]}  "
-                f"{event.done}/{event.total} {event.text}".rstrip()
-            )
+            what = f"{_clock(now - self.begun):>8}  {event.stage} {event.key[:6]}"
+            line = f"{what}  {event.done}/{event.total} {event.text}".rstrip()
+            self.console.print(Text(line), soft_wrap=True)
 
     def _line(self, event: Event) -> Text:
         clock = _clock(time.monotonic() - self.begun)
@@ -116,8 +113,8 @@ class LiveView:
         facts = [event.text, *(f"{name} {value:.4g}" for name, value in shown)]
         if event.kind is Kind.FINISHED:
             facts.append(f"{event.seconds:.1f} s")
-        text = f"{clock:>8}  {event.kind:11} {event.stage} {event.key[:6]}  {'  '.join(f for f in facts if f)}"
-        return Text(text.rstrip(), style=STYLES[event.kind])
+        what = f"{clock:>8}  {event.kind:11} {event.stage} {event.key[:6]}"
+        return Text("  ".join([what, *filter(None, facts)]), style=STYLES[event.kind])
 
 
 def _clock(seconds: float) -> str:

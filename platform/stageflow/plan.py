@@ -1,15 +1,15 @@
 """The plan: what is there, what has to be made, and what it will cost, before anything runs."""
 
+import itertools
 import statistics
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
 from stageflow.artifact import Artifacts, Manifest
-from stageflow.fingerprint import fingerprint
 from stageflow.stage import Needs, Node, ancestry
 
-RECENT = 5  # manifests looked at to estimate a stage's cost
+EXAMPLES = 9  # manifests read to estimate a stage's cost: each costs a request, and few are enough
 
 
 class Status(StrEnum):
@@ -52,9 +52,8 @@ class Plan:
         lines = []
         for step in self.steps:
             cost = "" if step.status is not Status.RUN else _cost(step.seconds)
-            lines.append(
-                f"{step.status:8}{step.node.name:20}{step.node.key}  {cost:>9}  {step.reason}".rstrip()
-            )
+            what = f"{step.status:8}{step.node.name:20}{step.node.key}"
+            lines.append(f"{what}  {cost:>9}  {step.reason}".rstrip())
         total = f"{len(self.of(Status.RUN))} to run" + (
             f", {_cost(self.seconds)}" if self.of(Status.RUN) else ""
         )
@@ -89,7 +88,7 @@ def _decide(
 ) -> Step:
     parents = [decided[parent.key] for parent in node.parents]
     manifest = artifacts.manifest(node)
-    stale = manifest is not None and manifest.fingerprint != fingerprint(node.stage.function)
+    stale = manifest is not None and manifest.fingerprint != node.stage.fingerprint
     renewed = remake and any(parent.status is Status.RUN for parent in parents)
     if manifest is not None and not renewed and not (stale and remake):
         reason = f"code changed under version {node.stage.version}" if stale else ""
@@ -97,29 +96,30 @@ def _decide(
     blocking = next((parent for parent in parents if parent.status is Status.BLOCKED), None)
     if blocking is not None:
         return Step(node, Status.BLOCKED, f"waits for {blocking.node.name}, which is blocked")
-    excess = _excess(node.stage.needs, capacity)
-    if excess:
-        return Step(node, Status.BLOCKED, excess)
+    too_much = capacity and excess(node.stage.needs, capacity)
+    if too_much:
+        return Step(node, Status.BLOCKED, too_much)
     if node.name not in costs:
         costs[node.name] = _usual_seconds(node.name, artifacts)
     return Step(node, Status.RUN, "", costs[node.name], manifest)
 
 
-def _excess(needs: Needs, capacity: Needs | None) -> str:
+def excess(needs: Needs, capacity: Needs) -> str:
+    """What of the needs no node of this capacity can give, in words; "" where all fits."""
     checks: list[tuple[str, Callable[[Needs], float]]] = [
         ("CPU cores", lambda n: n.cpus),
         ("GPUs", lambda n: n.gpus),
         ("bytes of memory", lambda n: n.memory),
     ]
     for unit, of in checks:
-        if capacity is not None and of(needs) > of(capacity):
+        if of(needs) > of(capacity):
             return f"needs {of(needs):g} {unit}, the largest node has {of(capacity):g}"
     return ""
 
 
 def _usual_seconds(stage: str, artifacts: Artifacts) -> float | None:
-    recent = sorted(artifacts.all(stage), key=lambda found: found.started)[-RECENT:]
-    return statistics.median(found.wall_seconds for found in recent) if recent else None
+    examples = [found.wall_seconds for found in itertools.islice(artifacts.all(stage), EXAMPLES)]
+    return statistics.median(examples) if examples else None
 
 
 def _cost(seconds: float | None) -> str:

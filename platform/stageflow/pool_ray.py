@@ -1,13 +1,13 @@
-"""A pool of long-lived Ray worker actors, so that torch is imported and data opened once, not per trial."""
+"""A pool of long-lived Ray workers: torch is imported and data opened once, not for every trial."""
 
 import asyncio
+import time
 from collections import defaultdict
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeAlias
 
 import ray
-from ray.actor import ActorHandle
 
 from stageflow.artifact import Artifacts, Part
 from stageflow.context import Cancelled, Shard
@@ -15,16 +15,25 @@ from stageflow.execution import execute
 from stageflow.executor import Failed, failure
 from stageflow.stage import Needs, Node
 
+Handle: TypeAlias = Any
+"""A handle of an actor; its methods are made at run time, so that no checker can know them."""
+
+PATIENCE = 20.0  # seconds for a new worker to be placed, before idle ones make room for it
+PROGRESS_SECONDS = 0.5  # progress is told no more often
+
 
 class Worker:
     """The actor: executes nodes one after another in one process."""
 
-    def __init__(self, artifacts: Artifacts, coordinator: ActorHandle) -> None:
+    def __init__(self, artifacts: Artifacts, coordinator: Handle) -> None:
         self.artifacts = artifacts
         self.coordinator = coordinator
 
+    def ready(self) -> None:
+        """Answer, which shows that the cluster has placed this worker."""
+
     def execute(self, node: Node, shard: Shard, device: str) -> Part | Failed:
-        """Execute one shard; a failure is returned, because an exception of a stage may not travel."""
+        """Execute one shard; a failure is returned, because an exception may not travel."""
         try:
             hooks = _Hooks(self.coordinator, node.key, shard)
             return execute(node, artifacts=self.artifacts, hooks=hooks, device=device, shard=shard)
@@ -34,34 +43,39 @@ class Worker:
             return failure(error)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Hooks:
-    """Passes what a stage tells to the coordinator; a report waits for the answer, progress does not."""
+    """Passes what a stage tells to the coordinator, and waits for the answer to a report."""
 
-    coordinator: ActorHandle
+    coordinator: Handle
     key: str
     shard: Shard
+    told: float = 0.0
 
     def progress(self, done: int, total: int, note: str) -> None:
-        self.coordinator.progress.remote(self.key, self.shard.index, done, total, note)
+        now = time.monotonic()
+        if done >= total or now - self.told > PROGRESS_SECONDS:
+            self.told = now
+            self.coordinator.progress.remote(self.key, self.shard.index, done, total, note)
 
     def report(self, step: int, metrics: Mapping[str, float]) -> bool:
-        answer: bool = ray.get(self.coordinator.report.remote(self.key, step, metrics))
-        return answer
+        wanted: ray.ObjectRef[bool] = self.coordinator.report.remote(self.key, step, metrics)
+        return ray.get(wanted)
 
 
 @dataclass(slots=True)
 class Pool:
-    """Workers by the resources they hold. Idle ones of another shape make room when the cluster is full."""
+    """Workers by the resources they hold. Idle ones make room when the cluster is full."""
 
     artifacts: Artifacts
-    coordinator: ActorHandle
-    idle: dict[Needs, list[ActorHandle]] = field(default_factory=lambda: defaultdict(list))
-    held: dict[ActorHandle, Needs] = field(default_factory=dict)
+    coordinator: Handle
+    idle: dict[Needs, list[Handle]] = field(default_factory=lambda: defaultdict(list))
+    held: dict[Handle, Needs] = field(default_factory=dict)
+    placing: set[asyncio.Task[None]] = field(default_factory=set)
     changed: asyncio.Condition = field(default_factory=asyncio.Condition)
 
-    async def acquire(self, needs: Needs) -> ActorHandle:
-        """A worker for these needs; waits while the cluster is full. Give it back with `release`."""
+    async def acquire(self, needs: Needs) -> Handle:
+        """A worker for these needs, as soon as there is room; give it back with `release`."""
         needs = fitted(needs)
         async with self.changed:
             while True:
@@ -69,28 +83,19 @@ class Pool:
                     return self.idle[needs].pop()
                 if self._fits(needs):
                     return self._start(needs)
-                spare = next((w for workers in self.idle.values() for w in workers), None)
-                if spare is not None:
-                    self._stop(spare)
-                else:
+                if not self._stop_spare():
                     await self.changed.wait()
 
-    async def release(self, worker: ActorHandle, *, alive: bool = True) -> None:
+    async def release(self, worker: Handle, *, alive: bool = True) -> None:
         """Take a worker back, or forget it because it died."""
         async with self.changed:
             if alive:
                 self.idle[self.held[worker]].append(worker)
             else:
                 self._stop(worker)
+                while self._stop_spare():
+                    pass  # idle workers may have died with the same machine
             self.changed.notify_all()
-
-    def slots(self, needs: Needs) -> int:
-        """How many executions with these needs the whole cluster can hold at once; at least one."""
-        total, needs = capacity(), fitted(needs)
-        per_kind = [
-            getattr(total, name) / getattr(needs, name) for name in _KINDS if getattr(needs, name)
-        ]
-        return max(1, int(min(per_kind, default=1)))
 
     def _fits(self, needs: Needs) -> bool:
         total = capacity()
@@ -101,15 +106,34 @@ class Pool:
             if getattr(needs, name)
         )
 
-    def _start(self, needs: Needs) -> ActorHandle:
-        options: dict[str, Any] = {"num_cpus": needs.cpus, "num_gpus": needs.gpus}
-        if needs.memory:
-            options["memory"] = needs.memory
-        worker = ray.remote(Worker).options(**options).remote(self.artifacts, self.coordinator)
+    def _start(self, needs: Needs) -> Handle:
+        actor: Any = ray.remote(Worker)
+        memory = {"memory": needs.memory} if needs.memory else {}
+        options = actor.options(num_cpus=needs.cpus, num_gpus=needs.gpus, **memory)
+        worker: Handle = options.remote(self.artifacts, self.coordinator)
         self.held[worker] = needs
+        task = asyncio.create_task(self._see_placed(worker))
+        self.placing.add(task)
+        task.add_done_callback(self.placing.discard)
         return worker
 
-    def _stop(self, worker: ActorHandle) -> None:
+    async def _see_placed(self, worker: Handle) -> None:
+        """Stop idle workers until the new one is placed: what fits in sum may not fit in pieces."""
+        placed = asyncio.wrap_future(worker.ready.remote().future())
+        while not (await asyncio.wait([placed], timeout=PATIENCE))[0]:
+            async with self.changed:
+                self._stop_spare()
+        placed.exception()  # of a worker that died; whoever uses it hears of it
+
+    def _stop_spare(self) -> bool:
+        """Stop some idle worker; False if there is none."""
+        spare = next((worker for workers in self.idle.values() for worker in workers), None)
+        if spare is None:
+            return False
+        self._stop(spare)
+        return True
+
+    def _stop(self, worker: Handle) -> None:
         needs = self.held.pop(worker)
         if worker in self.idle[needs]:
             self.idle[needs].remove(worker)
@@ -119,12 +143,49 @@ class Pool:
 _KINDS = ("cpus", "gpus", "memory")
 
 
+def nodes() -> list[Needs]:
+    """What each living machine of the cluster has."""
+    found: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
+    resources = [node["Resources"] for node in found if node["Alive"]]
+    return [
+        Needs(cpus=r.get("CPU", 0), gpus=r.get("GPU", 0), memory=int(r.get("memory", 0)))
+        for r in resources
+    ]
+
+
 def capacity() -> Needs:
     """All that the cluster has."""
-    total = ray.cluster_resources()
+    each = nodes()
     return Needs(
-        cpus=total.get("CPU", 0), gpus=total.get("GPU", 0), memory=int(total.get("memory", 0))
+        cpus=sum(node.cpus for node in each),
+        gpus=sum(node.gpus for node in each),
+        memory=sum(node.memory for node in each),
     )
+
+
+def largest() -> Needs:
+    """The most that one execution can have of each kind."""
+    each = nodes()
+    return Needs(
+        cpus=max(node.cpus for node in each),
+        gpus=max(node.gpus for node in each),
+        memory=max(node.memory for node in each),
+    )
+
+
+def slots(needs: Needs) -> int:
+    """How many executions with these needs the whole cluster can hold at once; at least one."""
+    needs = fitted(needs)
+    return max(1, sum(_places(node, needs) for node in nodes()))
+
+
+def _places(node: Needs, needs: Needs) -> int:
+    if 0 < needs.gpus < 1:  # shares of one GPU, not of two halves
+        share = int(1 / needs.gpus + 1e-6)
+        needs = replace(needs, gpus=1 / share)
+    kinds = [name for name in _KINDS if getattr(needs, name)]
+    rooms = [int(getattr(node, name) / getattr(needs, name) + 1e-6) for name in kinds]
+    return min(rooms, default=1)
 
 
 def fitted(needs: Needs) -> Needs:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
+from rich.text import Text
 
 if TYPE_CHECKING:
     from stageflow.study import Study, Trial
@@ -35,20 +36,21 @@ def trial_table(trials: Sequence[Trial], *, maximise: bool) -> Table:
         reverse=True,
     )
     for trial in ranked[:SHOWN]:
-        seconds = (
-            ""
-            if not (trial.started and trial.finished)
-            else f"{trial.finished - trial.started:.0f}"
-        )
         table.add_row(
             str(trial.number),
             trial.state.lower(),
             "" if trial.value is None else f"{trial.value:.4f}",
-            *(_shown(trial.params.get(name)) for name in names),
-            seconds,
-            trial.reason,
+            *(Text(_shown(trial.params.get(name))) for name in names),
+            _seconds(trial),
+            Text(trial.reason),
         )
     return table
+
+
+def _seconds(trial: Trial) -> str:
+    if trial.started is None or trial.finished is None:
+        return ""
+    return f"{trial.finished - trial.started:.0f}"
 
 
 def _shown(value: object) -> str:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from stageflow.executor import Done, Executor, Observer
+from stageflow.executor import Executor, Failed, Observer, Outcome, failure
 from stageflow.stage import Node
 
 if TYPE_CHECKING:
@@ -19,7 +20,8 @@ Params = TypeVar("Params")
 class Objective(Generic[Params]):
     """What a trial is worth: `metric` of the node that `pipeline` builds.
 
-    Stages on the way may report `rung` (for instance an epoch's quick score); ASHA compares trials on it.
+    Stages on the way may report `rung` (for instance an epoch's quick score), on which ASHA
+    compares trials.
     """
 
     pipeline: Callable[[Params], Node]
@@ -36,15 +38,28 @@ def search(
     trials: int,
     observe: Observer,
 ) -> None:
-    """Run trials until `trials` are spent. Nothing is pruned: with one trial at a time there is no rival."""
+    """Run trials until `trials` are spent. One at a time has no rival, so that none is pruned."""
     from stageflow.study import Broken, Completed
 
     while study.spent() < trials:
         proposal = study.ask()
-        target = objective.pipeline(proposal.params)
+        try:
+            target = objective.pipeline(proposal.params)
+        except Exception as error:  # these parameters make no pipeline; others may
+            study.tell(proposal.number, Broken(failure(error).reason))
+            continue
         outcome = executor.run([target], observe)[target.key]
-        if isinstance(outcome, Done):
-            value = outcome.manifest.metrics.get(objective.metric, float("nan"))
-            study.tell(proposal.number, Completed(value, f"{target.name}/{target.key}"))
-        else:
-            study.tell(proposal.number, Broken(outcome.reason))
+        value, reason = worth(objective, target, outcome)
+        told = Broken(reason) if reason else Completed(value, f"{target.name}/{target.key}")
+        study.tell(proposal.number, told)
+
+
+def worth(objective: Objective[Any], target: Node, outcome: Outcome) -> tuple[float, str]:
+    """The value of a trial, and in one line why it has none."""
+    if isinstance(outcome, Failed):
+        return math.nan, outcome.reason
+    metrics = outcome.manifest.metrics
+    if objective.metric not in metrics:
+        there = ", ".join(metrics) or "none"
+        return math.nan, f"{target.name} has no metric {objective.metric!r}; there are: {there}"
+    return metrics[objective.metric], ""

@@ -1,9 +1,11 @@
 """The search on Ray: Tune runs the trials, the study decides what they try.
 
-A trial process is light: it builds the pipeline of its parameters, has the coordinator make it, and passes on
-the reports of its stages, on which ASHA may stop it. No stage runs in it, so it never imports torch.
+A trial process is light: it builds the pipeline of its parameters, has the coordinator make it, and
+passes on the reports of its stages, on which ASHA may stop it. No stage runs in it, so it never
+imports torch.
 """
 
+import math
 import os
 import tempfile
 from collections.abc import Mapping
@@ -11,16 +13,22 @@ from typing import Any
 
 import ray
 from ray import tune
-from ray.actor import ActorHandle
 from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
-from stageflow.executor import Done
+from stageflow.executor import Outcome, failure
 from stageflow.executor_ray import RayExecutor
-from stageflow.search import Objective, Params
+from stageflow.pool_ray import Handle, capacity
+from stageflow.search import Objective, Params, worth
 from stageflow.study import Broken, Completed, Pruned, Study
 
-OBJECTIVE = "objective"
+RUNG = "rung"  # what ASHA compares; the last result has none, lest final values enter its rungs
+TUNE_SETTINGS = {
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # the study and the manifests are the log
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C ends the sweep, not only the search
+    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
+    "RAY_AIR_NEW_OUTPUT": "0",
+}
 TRIAL_MEMORY = 300 * 2**20  # what a trial process asks for: it needs no CPU of its own
 TRIAL_RETRIES = 2  # restarts of a trial whose process died; its stages are not repeated
 
@@ -34,21 +42,18 @@ def search(
     concurrent: int,
 ) -> None:
     """Run trials until `trials` are spent."""
-    os.environ.setdefault(
-        "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1"
-    )  # the study and the manifests are the log
-    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
+    os.environ.update(TUNE_SETTINGS)
     trial = tune.with_parameters(TuneTrial, coordinator=executor.coordinator, objective=objective)
     with tempfile.TemporaryDirectory(prefix="tune-") as folder:
         tuner = tune.Tuner(
             tune.with_resources(trial, {"cpu": 0, "memory": TRIAL_MEMORY}),
             tune_config=tune.TuneConfig(
-                metric=OBJECTIVE,
+                metric=RUNG,
                 mode="max" if objective.maximise else "min",
                 search_alg=StudySearcher(study, executor.coordinator),
                 scheduler=_scheduler(objective),
                 num_samples=trials - study.spent(),
-                max_concurrent_trials=concurrent,
+                max_concurrent_trials=concurrent or fitting(),
                 reuse_actors=True,
             ),
             run_config=tune.RunConfig(
@@ -62,11 +67,17 @@ def search(
         tuner.fit()
 
 
-class TuneTrial(tune.Trainable):
-    """One trial: every step waits for the next report on the way to the objective, the last for its value."""
+def fitting() -> int:
+    """How many trials at once keep the cluster busy: two for each GPU, else one for each core."""
+    total = capacity()
+    return max(2, int(2 * total.gpus or total.cpus))
 
-    def setup(
-        self, config: dict[str, Any], coordinator: ActorHandle, objective: Objective[Any]
+
+class TuneTrial(tune.Trainable):
+    """One trial: every step waits for the next report on the way, the last one for the value."""
+
+    def setup(  # type: ignore[override]  # tune.with_parameters gives the last two
+        self, config: dict[str, Any], coordinator: Handle, objective: Objective[Any]
     ) -> None:
         """Ask the coordinator for the pipeline's target."""
         self.coordinator, self.objective = coordinator, objective
@@ -79,27 +90,33 @@ class TuneTrial(tune.Trainable):
 
     def step(self) -> dict[str, Any]:
         """Wait for the next report or the end."""
+        if self.broken:
+            return {"ended": True, "value": math.nan, "reason": self.broken, "done": True}
+        answer: ray.ObjectRef[tuple[Mapping[str, float], Outcome | None]]
         answer = self.coordinator.next.remote(self.target, self.seen, self.objective.rung)
         metrics, outcome = ray.get(answer)
         self.seen += 1
         if outcome is None:
-            return {OBJECTIVE: metrics[self.objective.rung], "seen": self.seen}
-        value = metrics.get(self.objective.metric, float("nan"))
-        reason = "" if isinstance(outcome, Done) else outcome.reason
+            return {RUNG: metrics[self.objective.rung], "seen": self.seen}
+        value, reason = worth(self.objective, self.target, outcome)
         target = f"{self.target.name}/{self.target.key}"
-        return {OBJECTIVE: value, "ended": True, "reason": reason, "target": target, "done": True}
+        return {"ended": True, "value": value, "reason": reason, "target": target, "done": True}
 
     def _begin(self, config: Mapping[str, Any]) -> None:
-        self.seen = 0
-        self.target = self.objective.pipeline(config["params"])
-        ray.get(self.coordinator.start.remote(config["demand"], self.target))
+        self.seen, self.broken = 0, ""
+        try:
+            self.target = self.objective.pipeline(config["params"])
+        except Exception as error:  # these parameters make no pipeline; others may
+            self.broken = failure(error).reason
+        else:
+            ray.get(self.coordinator.start.remote(config["demand"], self.target))
 
 
 class StudySearcher(Searcher):
-    """Tune's view of the study. Holds nothing that the study does not know, so there is nothing to save."""
+    """Tune's view of the study. Holds nothing that the study does not know, so saves nothing."""
 
-    def __init__(self, study: Study[Any], coordinator: ActorHandle) -> None:
-        super().__init__(metric=OBJECTIVE, mode="max")
+    def __init__(self, study: Study[Any], coordinator: Handle) -> None:
+        super().__init__(metric=RUNG, mode="max")
         self.study = study
         self.coordinator = coordinator
         self.numbers: dict[str, int] = {}
@@ -121,19 +138,19 @@ class StudySearcher(Searcher):
     ) -> None:
         """Tell the study the truth.
 
-        Tune's last result says `done` also for a trial that ASHA stopped, so only the mark that the trial
-        itself puts on its last report tells a completed trial from a pruned one.
+        Tune's last result says `done` also for a trial that ASHA stopped, so only the mark that the
+        trial itself puts on its last report tells a completed trial from a pruned one.
         """
         self.coordinator.release.remote(trial_id)
         number = self.numbers.pop(trial_id)
         if error or not result:
             self.study.tell(number, Broken(f"the trial's process died {TRIAL_RETRIES + 1} times"))
         elif not result.get("ended"):
-            self.study.tell(number, Pruned(result[OBJECTIVE], result["seen"]))
+            self.study.tell(number, Pruned(result[RUNG], result["seen"]))
         elif result["reason"]:
             self.study.tell(number, Broken(result["reason"]))
         else:
-            self.study.tell(number, Completed(result[OBJECTIVE], result["target"]))
+            self.study.tell(number, Completed(result["value"], result["target"]))
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing to save: the study is on disk."""
@@ -144,7 +161,7 @@ class StudySearcher(Searcher):
 
 def _scheduler(objective: Objective[Any]) -> TrialScheduler:
     if not objective.rung:
-        return FIFOScheduler()
+        return FIFOScheduler()  # type: ignore[no-untyped-call]
     return AsyncHyperBandScheduler(
         time_attr="training_iteration", max_t=1000, grace_period=1, reduction_factor=3
     )

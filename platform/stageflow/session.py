@@ -30,7 +30,7 @@ from stageflow.plan import Plan, Status, plan
 from stageflow.report import trial_headline, trial_table
 from stageflow.search import Objective, search
 from stageflow.settings import Settings, home
-from stageflow.stage import Node
+from stageflow.stage import Node, ancestry
 from stageflow.store import Store
 from stageflow.store_check import self_test
 
@@ -56,16 +56,18 @@ class Session:
         """Do what the command says. Raises RunError when the board or every trial failed."""
         entries = functools.partial(self.sweep.entries, options=self.options)
         objective = self._objective()
+        # Built first of all, so that bad input is told before anything is written or started.
+        first = [objective.pipeline(self.sweep.defaults), *_nodes(entries(self.sweep.defaults))]
         store = self.settings.open_store()
         self._check_once(store)
         artifacts = Artifacts(store, home() / "cache")
-        first = [objective.pipeline(self.sweep.defaults), *_nodes(entries(self.sweep.defaults))]
         self._decide_stale(plan(*first, artifacts=artifacts))
+        code = sorted({fingerprint(node.stage.function) for node in ancestry(*first)})
         with self.closing:
             if not self.trials:
                 self._fill_board(entries(self.sweep.defaults), artifacts)
                 return
-            with self._study() as study, self._tracked(study, artifacts):
+            with self._study(code) as study, self._tracked(study, artifacts):
                 self._search(study, objective, artifacts)
                 best = self._best(study)
                 rows = self._fill_board(entries(replace(self.sweep.defaults, **best)), artifacts)
@@ -98,10 +100,11 @@ class Session:
         self.on_stale = OnStale.RERUN if answer.lower().startswith("r") else OnStale.KEEP
 
     @contextmanager
-    def _study(self) -> Iterator[Study[Any]]:
+    def _study(self, code: Sequence[str]) -> Iterator[Study[Any]]:
+        """The study of this command: of its options, its space, and the code of its stages."""
         from stageflow.study import Study
 
-        command = digest([self.options, fingerprint(self.sweep.space)])
+        command = digest([self.options, fingerprint(self.sweep.space), code])
         study: Study[Any] = Study(
             self.settings.study or f"{self.sweep.name}-{command[:8]}",
             self.settings.studies,

@@ -1,7 +1,8 @@
-"""Settings: where artifacts, studies and runs live, and what executes; from flags, else from the environment.
+"""Settings: where artifacts, studies and runs live, and what executes.
 
-With nothing set, everything lies in ~/.stageflow (or STAGEFLOW_HOME): a folder of artifacts, SQLite files for
-Optuna and MLflow, and a read cache. On a cluster of several machines give a store that all of them reach.
+They come from flags, else from the environment. With nothing set, everything lies in ~/.stageflow
+(or STAGEFLOW_HOME): a folder of artifacts, SQLite files for Optuna and MLflow, and a read cache. On
+a cluster of several machines give a store that all of them reach.
 """
 
 import os
@@ -15,7 +16,7 @@ from stageflow.store import Store, open_store
 
 def home() -> Path:
     """The platform's own folder: STAGEFLOW_HOME, else ~/.stageflow."""
-    return Path(os.environ.get("STAGEFLOW_HOME") or Path.home() / ".stageflow").absolute()
+    return Path(os.environ.get("STAGEFLOW_HOME") or "~/.stageflow").expanduser().absolute()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -1,11 +1,12 @@
 """The study: an Optuna study as the one record of what a sweep asked and what came out.
 
-Ray Tune, MLflow and the console are fed from it, never the other way round, so a killed driver loses nothing:
-the same command again claims the study, tells the trials that died with the old driver that they failed, asks
-for the same parameters again, and goes on.
+Ray Tune, MLflow and the console are fed from it, never the other way round, so a killed driver
+loses nothing: the same command again claims the study, tells the trials that died with the old
+driver that they failed, asks for the same parameters again, and goes on.
 
-States are told truthfully: COMPLETE has the final value, PRUNED was stopped on the way, FAIL has a reason, and
-a value that is not a number is a FAIL. (Optuna's heartbeats do not work with ask and tell, hence the lease.)
+States are told truthfully: COMPLETE has the final value, PRUNED was stopped on the way, FAIL has a
+reason, and a value that is not a number is a FAIL. (Optuna's heartbeats do not work with ask and
+tell, hence the lease.)
 """
 
 import contextlib
@@ -18,10 +19,11 @@ import uuid
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import optuna
+from optuna.exceptions import StorageInternalError
+from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 BEAT_SECONDS = 10.0
@@ -45,7 +47,7 @@ class Proposal(Generic[Params]):
 
 @dataclass(frozen=True, slots=True)
 class Completed:
-    """The trial ran to its end; `target` is the artifact that holds the value, as "<stage>/<key>"."""
+    """The trial ran to its end; `target` is the artifact with the value, as "<stage>/<key>"."""
 
     value: float
     target: str
@@ -92,26 +94,34 @@ class Study(Generic[Params]):
         maximise: bool = True,
         seed: int = 0,
     ) -> None:
-        """Open or create the study `name` in the storage `url` (a SQLAlchemy URL, or a journal file's path)."""
+        """Open or create the study `name` in the storage `url`.
+
+        That is a SQLAlchemy URL, or the path of a journal file. Raises StudyError if there is none.
+        """
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self.name = name
         self.space = space
-        self.sign = 1 if maximise else -1
-        storage = _storage(url)
+        self._direction = StudyDirection.MAXIMIZE if maximise else StudyDirection.MINIMIZE
+        self._taken = False
         try:
             self._study = optuna.create_study(
                 study_name=name,
-                storage=storage,
-                direction="maximize" if maximise else "minimize",
+                storage=_storage(url),
+                direction=self._direction,
                 load_if_exists=True,
             )
         except Exception as error:
             raise StudyError(f"no study storage at {url}: {_first_line(error)}") from error
-        # A sampler with the same seed on an existing study would propose the same first parameters again.
+        # With the same seed, a sampler would propose an existing study's first parameters again.
         self._study.sampler = _sampler(seed + len(self._study.get_trials(deepcopy=False)))
 
     def ask(self) -> Proposal[Params]:
-        """The next parameters: queued ones first, else what the sampler proposes."""
+        """The next parameters: queued ones first, else what the sampler proposes.
+
+        Raises StudyError once another driver has taken the study over.
+        """
+        if self._taken:
+            raise StudyError(f"another driver has taken over {self.name}: this one was silent")
         trial = self._study.ask()
         return Proposal(trial.number, self.space(trial))
 
@@ -137,12 +147,16 @@ class Study(Generic[Params]):
         self._study.enqueue_trial(asdict(params), skip_if_exists=True)  # type: ignore[call-overload]
 
     def reconcile(self) -> int:
-        """Fail the trials that an earlier driver left running and queue their parameters again; how many."""
+        """Fail the trials that an earlier driver left running, and queue their parameters again.
+
+        Returns how many. In this order, so that nothing is lost if this driver dies in between.
+        """
         lost = [t for t in self._study.get_trials(deepcopy=False) if t.state is TrialState.RUNNING]
         for trial in lost:
+            params = {**trial.system_attrs.get("fixed_params", {}), **trial.params}
+            if params:
+                self._study.enqueue_trial(params)
             self.tell(trial.number, Broken(LOST))
-            if trial.params:
-                self._study.enqueue_trial(trial.params)
         return len(lost)
 
     def trials(self) -> list[Trial]:
@@ -154,13 +168,14 @@ class Study(Generic[Params]):
         ]
 
     def spent(self) -> int:
-        """How many trials count against the budget: all that ended, but not those lost with a driver."""
-        return sum(t.state not in ("RUNNING",) and t.reason != LOST for t in self.trials())
+        """How many trials count: all that ended, but not those lost with a driver."""
+        return sum(t.state != "RUNNING" and t.reason != LOST for t in self.trials())
 
     def best(self) -> Trial | None:
         """The completed trial with the best value, the earliest of equals."""
         completed = [t for t in self.trials() if t.state == "COMPLETE" and t.value is not None]
-        return max(completed, key=lambda t: self.sign * (t.value or 0.0), default=None)
+        sign = 1 if self._study.direction is StudyDirection.MAXIMIZE else -1
+        return max(completed, key=lambda t: sign * (t.value or 0.0), default=None)
 
     def note(self, name: str, value: Any) -> None:
         """Keep a JSON value with the study."""
@@ -172,14 +187,21 @@ class Study(Generic[Params]):
 
     @contextlib.contextmanager
     def claimed(self) -> Iterator[None]:
-        """Hold the study as its one driver. Raises StudyError where a living driver has it."""
+        """Hold the study as its one driver.
+
+        Raises StudyError where a living driver has it, or it was made for the other direction.
+        """
+        direction = self._study.direction
+        if direction is not self._direction:
+            found = direction.name.lower()
+            raise StudyError(
+                f"study {self.name} is there to {found}: give this one another --study"
+            )
         mine = {"id": uuid.uuid4().hex, "host": socket.gethostname(), "pid": os.getpid()}
         self._refuse_living_driver()
         self.note("driver", {**mine, "beat": time.time()})
-        time.sleep(
-            0.2
-        )  # of two drivers that start at once the second overwrites the first, which sees it here
-        if self.notes()["driver"]["id"] != mine["id"]:
+        time.sleep(0.2)  # of two that start at once, the second overwrites the first, which sees it
+        if self._holder().get("id") != mine["id"]:
             self._refuse_living_driver()
         stop = threading.Event()
         beating = threading.Thread(target=self._beat, args=(mine, stop), daemon=True)
@@ -189,25 +211,43 @@ class Study(Generic[Params]):
         finally:
             stop.set()
             beating.join()
-            self.note("driver", None)
+            if self._holder().get("id") == mine["id"]:
+                self.note("driver", None)
 
     def _beat(self, mine: Mapping[str, Any], stop: threading.Event) -> None:
         while not stop.wait(BEAT_SECONDS):
-            self.note("driver", {**mine, "beat": time.time()})
+            # A storage that is too busy to answer now may do so at the next beat.
+            with contextlib.suppress(StorageInternalError, OSError):
+                if self._holder().get("id") != mine["id"]:  # we slept, and seemed to be dead
+                    self._taken = True
+                    return
+                self.note("driver", {**mine, "beat": time.time()})
+
+    def _holder(self) -> Mapping[str, Any]:
+        return self.notes().get("driver") or {}
 
     def _refuse_living_driver(self) -> None:
-        holder = self.notes().get("driver")
+        holder = self._holder()
         if not holder:
             return
         age = time.time() - holder["beat"]
-        dead_here = (
-            holder["host"] == socket.gethostname() and not Path(f"/proc/{holder['pid']}").exists()
-        )
+        dead_here = holder["host"] == socket.gethostname() and not _is_alive(holder["pid"])
         if age < LEASE_SECONDS and not dead_here:
             raise StudyError(
-                f"sweep {self.name} is being driven by process {holder['pid']} on {holder['host']} (last sign of "
-                f"life {age:.0f} s ago): wait for it, stop it, or give this one another --study"
+                f"sweep {self.name} is being driven by process {holder['pid']} on "
+                f"{holder['host']} (last sign of life {age:.0f} s ago): wait for it, stop it, or "
+                "give this one another --study"
             )
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)  # sends nothing
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 def study_names(url: str) -> list[str]:
@@ -226,7 +266,7 @@ def _storage(url: str) -> optuna.storages.BaseStorage:
 def _sampler(seed: int) -> optuna.samplers.BaseSampler:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        # group: spaces may be conditional (a parameter of one stage exists only if that stage is chosen)
+        # group: spaces may be conditional (parameters of a stage exist only if it is chosen)
         return optuna.samplers.TPESampler(seed=seed, multivariate=True, group=True)
 
 

@@ -132,9 +132,9 @@ class Background:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Have it written a last time, but wait no longer than `patience` seconds."""
+        """Have it written a last time; wait for `patience` seconds, on an error not at all."""
         self._over.set()
-        self._thread.join(self.patience)
+        self._thread.join(self.patience if error is None else 0)
         if self._thread.is_alive():
             self._complain(f"not done after {self.patience:g} s")
 
@@ -156,7 +156,7 @@ class Background:
                 self.links = tracker.project(self.latest(), self.artifacts)
                 self.problem = ""
             except Exception as error:  # a sweep goes on: MLflow holds nothing of its own
-                self._complain((str(error).strip().splitlines() or [type(error).__name__])[0])
+                self._complain(_reason(error))
             if not over:
                 self._over.wait(self.period)
 
@@ -168,6 +168,18 @@ class Background:
         if not self._told and not self._over.is_set():  # at the end the verdict says it
             self._told = True
             self.say(self.problem)
+
+
+def _reason(error: BaseException) -> str:
+    """The root of an error in one line; our own errors say it themselves."""
+    package = __name__.partition(".")[0]
+    while not type(error).__module__.startswith(package):
+        deeper = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+        if deeper is None:
+            break
+        error = deeper
+    text = str(error).strip()
+    return text.splitlines()[0] if text else type(error).__name__
 
 
 def _open(uri: str, experiment: str) -> Experiment:

@@ -1,4 +1,4 @@
-"""Tracking over HTTP, on a real server: what it holds, and that it is what a database file holds."""
+"""Tracking over HTTP, on a real server: it holds what a database file holds."""
 
 from __future__ import annotations
 
@@ -138,9 +138,9 @@ def content(uri: str, experiment: str, to: Path) -> dict[str, Any]:
     """All that MLflow holds of an experiment, with names in place of run ids and of NaN."""
     client, found = MlflowClient(uri), {}
     runs = [*client.search_runs([client.get_experiment_by_name(experiment).experiment_id])]
-    names = {run.info.run_id: run.info.run_name for run in runs}
-    for run in runs:
-        data, info = run.data, run.info
+    names = {one.info.run_id: one.info.run_name for one in runs}
+    for one in runs:
+        data, info = one.data, one.info
         parent = names.get(data.tags.pop("mlflow.parentRunId", ""))
         data.tags.pop("stageflow.digest")
         histories = {
@@ -157,7 +157,7 @@ def content(uri: str, experiment: str, to: Path) -> dict[str, Any]:
             str(f.relative_to(folder)): f.read_bytes() for f in folder.rglob("*") if f.is_file()
         }
         end = (info.status, info.start_time, info.end_time)
-        inputs = run.inputs.to_dictionary()
+        inputs = one.inputs.to_dictionary()
         found[info.run_name] = (parent, data.params, data.tags, histories, end, inputs, files)
     assert len(found) == len(runs)
     return found

@@ -10,8 +10,7 @@ import torch
 from torch import Tensor
 
 from wsss.cam.scores import ScoreMaps, upsample
-from wsss.cam.seeds import class_ids
-from wsss.data.samples import Samples
+from wsss.data.samples import Samples, class_ids
 from wsss.figures import (
     Panel,
     Row,
@@ -46,7 +45,7 @@ def seed_pictures(
 
     `wanted` names the classes of the curve's mIoU (background among them), () for all that occur.
     """
-    only = class_ids(("background", *masks.classes), wanted)
+    only = class_ids(masks.classes, wanted)
     curves = {m.name: mean_iou(m.curve, only).numpy()[None] for m in methods}
     at = thresholds(len(methods[0].curve) - 1).numpy()
     chosen = {m.name: m.threshold for m in methods}

@@ -7,7 +7,6 @@ oracle, and a threshold that was fixed before.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -16,7 +15,7 @@ import torch
 from torch import Tensor
 
 from wsss.cam.scores import ScoreMaps, best_class, upsample
-from wsss.data.samples import Samples
+from wsss.data.samples import Samples, class_ids
 from wsss.metrics import background_share, iou, mean_iou, threshold_curve, threshold_histogram
 
 
@@ -53,15 +52,6 @@ def read_curve(path: Path) -> tuple[Tensor, tuple[str, ...]]:
         return torch.from_numpy(data["confusion"]), ("background", *data["classes"].tolist())
 
 
-def class_ids(names: Sequence[str], wanted: Sequence[str]) -> list[int] | None:
-    """Ids of the `wanted` class names; None (all) for none. ValueError names an unknown one."""
-    for name in wanted:
-        if name not in names:
-            near = difflib.get_close_matches(name, names, n=1)
-            raise ValueError(f"class {name!r} is unknown: {_advice(near, names)}")
-    return [names.index(name) for name in wanted] or None
-
-
 def seed_scores(
     curve: Tensor, names: Sequence[str], threshold: float | None, wanted: Sequence[str]
 ) -> dict[str, float]:
@@ -71,7 +61,7 @@ def seed_scores(
     predicted as foreground, those that are background), and "iou/NAME" for every class that occurs.
     """
     bins = len(curve) - 1
-    scores = mean_iou(curve, class_ids(names, wanted))
+    scores = mean_iou(curve, class_ids(names[1:], wanted))
     at = int(scores.nan_to_num(-1).argmax()) if threshold is None else round(threshold * bins)
     per_class = {f"iou/{name}": float(v) for name, v in zip(names, iou(curve[at]), strict=True)}
     return {
@@ -80,7 +70,3 @@ def seed_scores(
         "background_share": float(background_share(curve[at])),
         **{name: value for name, value in per_class.items() if value == value},
     }
-
-
-def _advice(near: Sequence[str], names: Sequence[str]) -> str:
-    return f"did you mean {near[0]!r}?" if near else f"there are {', '.join(names)}"

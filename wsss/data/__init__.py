@@ -1,5 +1,5 @@
-"""Data sets with image-level labels, and what is done to an image before a network sees it."""
+"""Data sets: images, their image-level labels, and their masks where they have any."""
 
-from wsss.data.samples import Samples, open_samples
+from wsss.data.samples import Samples, class_ids, open_samples
 
-__all__ = ["Samples", "open_samples"]
+__all__ = ["Samples", "class_ids", "open_samples"]

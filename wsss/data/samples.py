@@ -5,8 +5,10 @@ Needs numpy and Pillow only, so that a process which merely plans can open a dat
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -77,6 +79,20 @@ def open_samples(location: str, split: str) -> Samples:
     raise ValueError(
         f"data set {location!r} is unknown: use scenes, scenes:seed=N,images=N or voc2012:PATH"
     )
+
+
+def class_ids(classes: Sequence[str], wanted: Sequence[str]) -> list[int] | None:
+    """Mask ids of the `wanted` names, "background" or of `classes`; None, for all, if none is.
+
+    Raises ValueError for an unknown name, with the nearest known one.
+    """
+    names = ("background", *classes)
+    for name in wanted:
+        if name not in names:
+            near = difflib.get_close_matches(name, names, n=1)
+            advice = f"did you mean {near[0]}?" if near else f"there are {', '.join(names)}"
+            raise ValueError(f"class {name!r} is unknown: {advice}")
+    return [names.index(name) for name in wanted] or None
 
 
 def read_image(path: Path) -> npt.NDArray[np.uint8]:

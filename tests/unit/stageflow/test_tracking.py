@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -14,13 +16,14 @@ import optuna
 import pytest
 from mlflow import MlflowClient
 from mlflow.entities import ViewType
+from mlflow.exceptions import MlflowException
 
 from stageflow.artifact import Artifacts
 from stageflow.board import Entry, Row, row
 from stageflow.context import Context
 from stageflow.executor import LocalExecutor, run
 from stageflow.stage import Node, Source, stage
-from stageflow.store import FolderStore
+from stageflow.store import FolderStore, StoreError
 from stageflow.study import Broken, Completed, Pruned, Study
 from stageflow.tracking import Background, Links, Tracked, Tracker, project
 
@@ -208,6 +211,7 @@ def test_again_by_another_process_changes_nothing(
     bench.project()
     before = bench.content()
     assert len(before) == 3
+    monkeypatch.setattr("stageflow.tracking_mlflow.PAGE", 2)
     with monkeypatch.context() as patch:
         for name in ("create_run", "log_batch", "log_inputs", "set_terminated", "update_run"):
             patch.delattr(MlflowClient, name)  # nor is anything written
@@ -292,6 +296,18 @@ def test_a_removed_experiment_is_brought_back(bench: Bench) -> None:
     assert len(bench.runs()) == 1
 
 
+def test_after_an_error_the_same_tracker_looks_again(bench: Bench) -> None:
+    """Somebody removed the parent in the UI: one round fails, the next one mends it all."""
+    tracker = Tracker(bench.uri)
+    bench.complete_a_trial()
+    MlflowClient(bench.uri).delete_run(tracker.project(bench.tracked(), bench.artifacts).run)
+    bench.complete_a_trial()
+    with pytest.raises(MlflowException):
+        tracker.project(bench.tracked(), bench.artifacts)
+    links = tracker.project(bench.tracked(), bench.artifacts)
+    assert [one.data.tags["mlflow.parentRunId"] for one in bench.runs()] == [links.run] * 2
+
+
 def test_long_histories_and_many_parameters(bench: Bench) -> None:
     images = Source("scenes", "/anywhere", {"count": 40})
     target = score(train(images, Training(rate=0.5, epochs=1201)), Nothing())
@@ -371,16 +387,42 @@ def test_the_background_says_once_that_a_server_is_away(bench: Bench) -> None:
     def latest() -> Tracked:
         nonlocal rounds
         rounds += 1
-        raise OSError("no route to host\nand more") if rounds > 1 else ConnectionError(f"{away}/x")
+        try:
+            raise OSError(f"no route to {away}/x\nand more")
+        except OSError as error:
+            kind = RuntimeError if rounds == 1 else StoreError
+            raise kind("store x does not answer: try later") from error
 
     with Background(latest, bench.artifacts, away, period=0.01, say=said.append) as keeper:
         wait_until(lambda: rounds > 3)
     assert not keeper.complete
     assert said == [
-        "MLflow at http://***@127.0.0.1:9 is not up to date (http://***@127.0.0.1:9/x): "
-        "nothing is lost; `stageflow relog` writes it later"
+        "MLflow at http://***@127.0.0.1:9 is not up to date "
+        "(no route to http://***@127.0.0.1:9/x): nothing is lost; `stageflow relog` writes it later"
     ]
-    assert "(no route to host)" in keeper.verdict()
+    assert "(store x does not answer: try later)" in keeper.verdict()
+
+
+def test_a_failing_block_does_not_wait(bench: Bench) -> None:
+    hanging = threading.Event()
+
+    def latest() -> Tracked:
+        hanging.wait()
+        return bench.tracked()
+
+    begun = time.monotonic()
+    keeper = Background(latest, bench.artifacts, bench.uri)
+    with pytest.raises(KeyboardInterrupt), keeper:
+        raise KeyboardInterrupt
+    took = time.monotonic() - begun
+    hanging.set()
+    wait_until(lambda: keeper.complete)
+    assert took < 2
+
+
+def test_who_does_not_track_does_not_wait_for_mlflow_to_be_imported() -> None:
+    code = "import stageflow.tracking, sys; sys.exit('mlflow' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 
 def test_the_background_waits_for_a_hanging_server_no_longer_than_told(bench: Bench) -> None:
@@ -396,10 +438,9 @@ def test_the_background_waits_for_a_hanging_server_no_longer_than_told(bench: Be
     took = time.monotonic() - begun
     verdict = keeper.verdict()
     hanging.set()
-    wait_until(lambda: not keeper._thread.is_alive())
+    wait_until(lambda: keeper.complete)  # late, but it is there
     assert took < 2
     assert "not done after 0.2 s" in verdict
-    assert keeper.complete  # late, but it is there
 
 
 def wait_until(true: Callable[[], bool]) -> None:

@@ -42,7 +42,7 @@ def test_the_grid_of_an_odd_image_is_rounded_up(name):
 
 
 def test_lite0_with_its_packaged_weights_equals_the_package_s_own_network():
-    """Ours has stride 16 and dilation, so every second of our cells is one of its stride-32 grid."""
+    """Ours has stride 16, by dilation: every second of our cells is one of its stride-32 grid."""
     from efficientnet_lite_pytorch import EfficientNet
 
     theirs = EfficientNet.from_pretrained("efficientnet-lite0", weights_path=LITE0_FILE).eval()

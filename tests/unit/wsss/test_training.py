@@ -1,0 +1,212 @@
+import shutil
+import signal
+import subprocess
+import sys
+from collections import Counter
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from wsss.config import Training
+from wsss.data import open_samples
+from wsss.training import Silent, chosen_device, drawn, fit, mixed, seeded
+
+CONFIG = Training(steps=6, epochs=3, batch=4, crop=32, long_side=(32, 48), momentum=0.5, seed=3)
+
+
+class Kept(Silent):
+    """A monitor that keeps checkpoints in a folder, and everything it hears."""
+
+    def __init__(self, folder):
+        super().__init__()
+        self.folder = folder
+        self.reports, self.notes = {}, []
+
+    def progress(self, done, total, note=""):
+        self.notes.append((done, total, note))
+
+    def report(self, step, metrics):
+        self.reports[step] = metrics
+
+    def save(self, step, write):
+        folder = self.folder / f"step{step}"
+        folder.mkdir(parents=True)
+        write(folder)
+
+    def restore(self):
+        folders = sorted(self.folder.glob("step*"))
+        return (int(folders[-1].name[4:]), folders[-1]) if folders else None
+
+
+def small_net():
+    with seeded(0):
+        body = nn.Sequential(nn.Conv2d(3, 8, 5, 4), nn.ReLU())
+        return nn.ModuleDict({"body": body, "head": nn.Conv2d(8, 8, 1)})
+
+
+def train(monitor, config=CONFIG, rates=None, scale=1.0, evaluate=dict):
+    net = small_net()
+
+    def objective(images, labels):
+        z = net["head"](net["body"](images)).mean((2, 3))
+        return {"loss": scale * F.multilabel_soft_margin_loss(z, labels), "double": 2 * z.mean()}
+
+    samples = open_samples("scenes:images=14", "train")
+    half = (0.5, 0.5, 0.5)
+    fit(
+        net,
+        rates or {"body": 0.5, "head": 1.0},
+        objective,
+        samples,
+        config,
+        mean=half,
+        std=half,
+        monitor=monitor,
+        evaluate=evaluate,
+    )
+    return net
+
+
+def same(one, other):
+    return all(torch.equal(p, other.state_dict()[n]) for n, p in one.state_dict().items())
+
+
+KILLED = """
+import os, signal, sys, torch
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+import test_training as t
+torch.set_num_threads(int(sys.argv[3]))
+class Killed(t.Kept):
+    def progress(self, done, total, note=""):
+        if done == 5:
+            os.kill(os.getpid(), signal.SIGKILL)
+t.train(Killed(Path(sys.argv[2])))
+"""
+
+
+def test_a_killed_training_goes_on_to_the_same_bits(tmp_path, request):
+    whole = train(Silent())
+    kept, here = tmp_path / "kept", str(request.path.parent)
+    threads = str(torch.get_num_threads())
+    killed = subprocess.run([sys.executable, "-c", KILLED, here, str(kept), threads], timeout=300)
+    assert killed.returncode == -signal.SIGKILL
+    assert sorted(f.name for f in kept.iterdir()) == ["step2", "step4"]
+    monitor = Kept(kept)
+    assert same(train(monitor), whole)
+    assert [done for done, _, _ in monitor.notes] == [5, 6]
+    assert list(monitor.reports) == [6]
+
+
+def test_a_checkpoint_holds_no_pickle_and_the_optimiser_s_memory(tmp_path):
+    train(Kept(tmp_path / "kept"))
+    folder = tmp_path / "kept" / "step2"
+    names = {"net.safetensors", "momentum.safetensors", "step.json"}
+    assert {f.name for f in folder.iterdir()} == names
+    plain, whole = tmp_path / "plain", train(Silent())
+    shutil.copytree(folder, plain / "step2")
+    assert same(train(Kept(plain)), whole)
+    (plain / "step4" / "momentum.safetensors").unlink()
+    shutil.rmtree(plain / "step6")
+    with pytest.raises(ValueError, match=r"momentum\.safetensors does not exist"):
+        train(Kept(plain))
+
+
+def test_a_finished_training_is_not_trained_again(tmp_path):
+    first = train(Kept(tmp_path))
+    monitor = Kept(tmp_path)
+    assert same(train(monitor), first)
+    assert not monitor.notes
+    assert not monitor.reports
+
+
+def test_the_number_of_epochs_and_threads_changes_no_weight():
+    whole = train(Silent())
+    fewer = Training(steps=6, epochs=1, batch=4, crop=32, long_side=(32, 48), momentum=0.5, seed=3,
+                     workers=1)  # fmt: skip
+    assert same(train(Silent(), fewer), whole)
+
+
+def test_the_seed_changes_the_weights():
+    other = Training(steps=6, epochs=3, batch=4, crop=32, long_side=(32, 48), momentum=0.5, seed=4)
+    assert not same(train(Silent(), other), train(Silent()))
+
+
+def test_each_epoch_reports_means_and_what_was_evaluated(tmp_path):
+    monitor = Kept(tmp_path)
+    train(monitor, evaluate=lambda: {"probe": 0.25})
+    assert list(monitor.reports) == [2, 4, 6]
+    notes = [float(note.removeprefix("loss ")) for _, _, note in monitor.notes]
+    for n, step in enumerate((2, 4, 6)):
+        metrics = monitor.reports[step]
+        assert set(metrics) == {"loss", "double", "probe"}
+        assert metrics["loss"] == pytest.approx((notes[2 * n] + notes[2 * n + 1]) / 2, abs=1e-4)
+        assert metrics["probe"] == 0.25
+    assert [(done, total) for done, total, _ in monitor.notes] == [(n, 6) for n in range(1, 7)]
+
+
+def test_what_report_raises_ends_the_training_before_its_checkpoint(tmp_path):
+    class Pruned(Kept):
+        def report(self, step, metrics):
+            if step == 4:
+                raise RuntimeError("pruned")
+
+    with pytest.raises(RuntimeError, match="pruned"):
+        train(Pruned(tmp_path))
+    assert [f.name for f in tmp_path.glob("step*")] == ["step2"]
+
+
+def test_only_the_parts_that_have_a_rate_are_trained():
+    before = small_net()
+    after = train(Silent(), rates={"head": 1.0})
+    assert torch.equal(after["body"][0].weight, before["body"][0].weight)
+    assert not torch.equal(after["head"].weight, before["head"].weight)
+
+
+def test_a_loss_that_is_not_finite_stops_at_its_step():
+    message = "loss is nan at step 1 of 6: lower the learning rates"
+    with pytest.raises(FloatingPointError, match=message):
+        train(Silent(), scale=float("nan"))
+    with pytest.raises(FloatingPointError, match=r"at step [2-6] of 6"):
+        train(Silent(), rates={"body": 1e20, "head": 1e20})
+
+
+def test_a_batch_larger_than_the_split_is_refused():
+    with pytest.raises(ValueError, match="batch is 16 but the split has 14 images"):
+        train(Silent(), Training(steps=1, epochs=1))
+
+
+def test_a_pass_shows_each_image_once_and_drops_the_remainder():
+    passes = [[i for s in range(3) for i in drawn(14, 4, 7, 3 * p + s)] for p in range(6)]
+    for shown in passes:
+        assert len(set(shown)) == len(shown) == 12
+    assert len({tuple(shown) for shown in passes}) == 6
+    assert len(Counter(i for shown in passes for i in shown)) == 14
+    assert drawn(14, 4, 7, 5) == drawn(14, 4, 7, 5) != drawn(14, 4, 8, 5)
+
+
+def test_seeded_draws_repeat_and_leave_the_global_state_alone():
+    torch.manual_seed(1)
+    state = torch.get_rng_state()
+    with seeded(5):
+        first = torch.rand(3)
+    assert torch.equal(torch.get_rng_state(), state)
+    with seeded(5):
+        assert torch.equal(torch.rand(3), first)
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_products_are_made_in_the_precision_asked_for(precision):
+    with mixed(precision, torch.device("cpu")):
+        product = torch.ones(2, 2) @ torch.ones(2, 2)
+    assert product.dtype == getattr(torch, precision)
+
+
+def test_auto_takes_an_accelerator_where_there_is_one(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert chosen_device("auto") == torch.device("cuda")
+    assert chosen_device("cpu") == torch.device("cpu")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert chosen_device("auto") == torch.device("cpu")
