@@ -18,7 +18,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast, get_args
 
 # The code beside this file and not an older installed copy: shipped folders hold both roots.
 sys.path[:0] = [str(Path(__file__).resolve().parents[1] / root) for root in (".", "platform")]
@@ -83,9 +83,10 @@ class Seeds:
 
 def space(trial: optuna.Trial, options: Options) -> Params:
     """The search space: few loss weights, so that trials share their trainings."""
+    extraction = trial.suggest_categorical("extraction", get_args(ExtractionWeight))
     return Params(
         loss_weight=trial.suggest_categorical("loss_weight", (0.1, 0.3, 1.0, 3.0)),
-        extraction=trial.suggest_categorical("extraction", ("w", "w_prime", "product")),
+        extraction=cast(ExtractionWeight, extraction),
         threshold=trial.suggest_float("threshold", 0.05, 0.6, step=0.01),
     )
 

@@ -95,11 +95,11 @@ class TuneTrial(tune.Trainable):
         answer: ray.ObjectRef[tuple[Mapping[str, float], Outcome | None]]
         answer = self.coordinator.next.remote(self.target, self.seen, self.objective.rung)
         metrics, outcome = ray.get(answer)
+        target = f"{self.target.name}/{self.target.key}"
         self.seen += 1
         if outcome is None:
-            return {RUNG: metrics[self.objective.rung], "seen": self.seen}
+            return {RUNG: metrics[self.objective.rung], "seen": self.seen, "target": target}
         value, reason = worth(self.objective, self.target, outcome)
-        target = f"{self.target.name}/{self.target.key}"
         return {"ended": True, "value": value, "reason": reason, "target": target, "done": True}
 
     def _begin(self, config: Mapping[str, Any]) -> None:
@@ -146,9 +146,9 @@ class StudySearcher(Searcher):
         if error or not result:
             self.study.tell(number, Broken(f"the trial's process died {TRIAL_RETRIES + 1} times"))
         elif not result.get("ended"):
-            self.study.tell(number, Pruned(result[RUNG], result["seen"]))
+            self.study.tell(number, Pruned(result[RUNG], result["seen"], result["target"]))
         elif result["reason"]:
-            self.study.tell(number, Broken(result["reason"]))
+            self.study.tell(number, Broken(result["reason"], result.get("target", "")))
         else:
             self.study.tell(number, Completed(result["value"], result["target"]))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -104,7 +104,8 @@ class Session:
         """The study of this command: of its options, its space, and the code of its stages."""
         from stageflow.study import Study
 
-        command = digest([self.options, fingerprint(self.sweep.space), code])
+        space: Callable[..., Any] = self.sweep.space
+        command = digest([self.options, fingerprint(space), code])
         study: Study[Any] = Study(
             self.settings.study or f"{self.sweep.name}-{command[:8]}",
             self.settings.studies,

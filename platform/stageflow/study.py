@@ -59,6 +59,7 @@ class Pruned:
 
     value: float
     step: int
+    target: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +67,7 @@ class Broken:
     """The trial failed, for a reason told in one line."""
 
     reason: str
+    target: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,9 +132,10 @@ class Study(Generic[Params]):
         frozen = self._study.get_trials(deepcopy=False)[number]
         trial = optuna.Trial(self._study, frozen._trial_id)
         if isinstance(result, Completed) and not math.isfinite(result.value):
-            result = Broken(f"the objective is {result.value}")
-        if isinstance(result, Completed):
+            result = Broken(f"the objective is {result.value}", result.target)
+        if result.target:
             trial.set_user_attr("target", result.target)
+        if isinstance(result, Completed):
             self._study.tell(trial, result.value)
         elif isinstance(result, Pruned):
             if math.isfinite(result.value):

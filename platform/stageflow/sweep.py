@@ -15,12 +15,12 @@ import argparse
 import signal
 import sys
 import textwrap
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from stageflow.board import Entry, Row
 from stageflow.executor import RunError
@@ -35,6 +35,33 @@ if TYPE_CHECKING:
 
 Options = TypeVar("Options")
 Params = TypeVar("Params")
+Given = TypeVar("Given", contravariant=True)
+Chosen = TypeVar("Chosen", contravariant=True)
+Made = TypeVar("Made", covariant=True)
+
+
+class Space(Protocol[Given, Made]):
+    """What Optuna may choose."""
+
+    def __call__(self, trial: optuna.Trial, options: Given) -> Made:
+        """Parameters, each suggested under the name of its field."""
+        ...
+
+
+class Pipeline(Protocol[Chosen, Given]):
+    """Parameters to work."""
+
+    def __call__(self, params: Chosen, options: Given) -> Node:
+        """The node whose metric is the objective; nothing runs."""
+        ...
+
+
+class Entries(Protocol[Chosen, Given]):
+    """Parameters to results worth showing."""
+
+    def __call__(self, params: Chosen, options: Given) -> Sequence[Entry]:
+        """What to put on the board, for the best parameters."""
+        ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,9 +84,9 @@ class Sweep(Generic[Options, Params]):
     about: str
     options: Options
     defaults: Params
-    space: Callable[[optuna.Trial, Options], Params]
-    pipeline: Callable[[Params, Options], Node]
-    entries: Callable[[Params, Options], Sequence[Entry]]
+    space: Space[Options, Params]
+    pipeline: Pipeline[Params, Options]
+    entries: Entries[Params, Options]
     metric: str = "miou"
     rung: str = ""
     maximise: bool = True
