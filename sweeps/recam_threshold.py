@@ -49,11 +49,13 @@ class Options:
     backbone: str | None = said(
         "tiny, resnet50, resnet101, efficientnet_lite0, or a timm name", None
     )
+    weights: str | None = said("of the backbone at the start: imagenet, none, or a file", None)
     train: str | None = said(
         "split whose image labels are learned; scenes: train, else train_aug", None
     )
     score: str = said("split whose masks score the seeds", "train")
     classes: tuple[str, ...] | None = said("classes that mIoU averages; none: all that occur", None)
+    cam_threshold: float = said("of plain CAM, chosen without masks; the default is IRN's", 0.15)
     seeds: int = said("repetitions of the best setting", 3)
     cam_steps: int | None = said("training steps of the classifier", None)
     recam_steps: int | None = said("training steps of ReCAM", None)
@@ -62,6 +64,8 @@ class Options:
     def __post_init__(self) -> None:
         if self.seeds < 1:
             raise ValueError(f"seeds is {self.seeds}: give 1 or more")
+        if not 0 <= self.cam_threshold <= 1:
+            raise ValueError(f"cam_threshold is {self.cam_threshold}: give a number in [0, 1]")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -121,7 +125,7 @@ def entries(params: Params, options: Options) -> Sequence[Entry]:
 
     return [
         entry("CAM", "", plain, None),
-        entry("CAM", "", plain, CAM_THRESHOLD),
+        entry("CAM", "", plain, options.cam_threshold),
         entry("ReCAM", variant, ours, None),
         entry("ReCAM", variant, ours, params.threshold),
     ]
@@ -168,7 +172,7 @@ def score(quality: Node, options: Options, threshold: float | None) -> Node:
 def pictured(plain: Seeds, ours: Seeds, params: Params, options: Options) -> Node:
     """Pictures of both methods, side by side."""
     config = SeedPictures(
-        thresholds=(CAM_THRESHOLD, params.threshold), classes=options.classes or ()
+        thresholds=(options.cam_threshold, params.threshold), classes=options.classes or ()
     )
     truth = stages.masks(options.data, options.score)
     return stages.seed_pictures(truth, plain.maps, plain.quality, ours.maps, ours.quality, config)
@@ -182,7 +186,12 @@ def settings(options: Options) -> Recipe:
     recam_steps = options.recam_steps or found.recam.steps
     return replace(
         found,
-        cam=replace(found.cam, steps=cam_steps, epochs=min(found.cam.epochs, cam_steps)),
+        cam=replace(
+            found.cam,
+            weights=options.weights or found.cam.weights,
+            steps=cam_steps,
+            epochs=min(found.cam.epochs, cam_steps),
+        ),
         recam=replace(found.recam, steps=recam_steps, epochs=min(found.recam.epochs, recam_steps)),
     )
 
@@ -219,8 +228,6 @@ def differs(options: Options) -> str:
     }
     return ", ".join(reason for reason, holds in reasons.items() if holds)
 
-
-CAM_THRESHOLD = 0.15  # IRN's, fixed beforehand
 
 SWEEP = Sweep(
     name="recam-threshold",

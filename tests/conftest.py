@@ -7,6 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+# Many small networks run here: on shared cores, threads only get into each other's way.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 REFERENCE = Path(
     os.environ.get("WSSS_REFERENCE", Path(__file__).resolve().parents[2] / "shared")
 )

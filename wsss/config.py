@@ -98,6 +98,8 @@ class CAMMaps:
     """Of the image's sides."""
     bits: Literal[8, 16] = 8
     """Of a stored score."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """Of the backbone's products; bfloat16 halves the time on newer CPUs and GPUs."""
 
     def __post_init__(self) -> None:
         if not self.scales or min(self.scales) <= 0:

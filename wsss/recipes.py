@@ -64,7 +64,8 @@ def recipe(data: str, backbone: str | None, images: int) -> Recipe:
 
 def published(backbone: str, images: int) -> Recipe:
     """The published schedule of ReCAM on VOC: five passes for CAM, four for ReCAM."""
-    cam, recam = CAMTraining(backbone=backbone), ReCAMTraining()
+    weights = "none" if backbone == SCENES.cam.backbone else "imagenet"
+    cam, recam = CAMTraining(backbone=backbone, weights=weights), ReCAMTraining()
     batches = max(1, images // cam.batch)
     return Recipe(
         cam=replace(cam, steps=cam.epochs * batches),

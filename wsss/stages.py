@@ -148,15 +148,13 @@ def seed_pictures(
 
 
 def _opened(source: Source) -> Samples:
-    """The split behind a source. ValueError if it is not, on this machine, what was planned with."""
+    """The split behind a source. ValueError if it is not what was planned with."""
     split, _, location = source.location.partition("@")
     samples = open_samples(location, split)
     here = samples.identity()
     for name, value in source.identity.items():
         if here[name] != value:
-            raise ValueError(
-                f"{location} is another data set on this machine: {name} of {split} differs"
-            )
+            raise ValueError(f"{location} is not what was planned with: {name} of {split} differs")
     return samples
 
 
@@ -180,7 +178,7 @@ def _write_maps(
     maps = extract(
         samples,
         counted(),
-        cam_source(net, weight),
+        cam_source(net, weight, config.precision),
         scales=config.scales,
         mean=net.backbone.mean,
         std=net.backbone.std,

@@ -160,7 +160,7 @@ def note_down(log: str, line: str) -> None:
 
 
 def wait_for(gate: str) -> None:
-    """Wait until the file is there. Raises RuntimeError for a file with a text, or after a minute."""
+    """Wait for the file. Raises RuntimeError if it holds a text, or after a minute."""
     until = time.monotonic() + LONGEST_WAIT
     while gate and not Path(gate).exists():
         if time.monotonic() > until:
@@ -277,7 +277,7 @@ class ExecutorContract:
         assert len(noted(log)) == 3
 
     def test_shared_parents_run_once(self, executor: Executor, label: str, log: Path) -> None:
-        """Equal nodes are one node, however they were built and however often they are asked for."""
+        """Equal nodes are one node, however they were built and however often one asks."""
 
         def shared() -> Node:
             return count(Counting(label=label, log=str(log)))
@@ -337,7 +337,7 @@ class ExecutorContract:
     def test_goes_on_from_a_checkpoint(
         self, executor: Executor, label: str, log: Path, tmp_path: Path
     ) -> None:
-        """A stage that failed on its way goes on behind its newest checkpoint and loses no report."""
+        """A stage that failed goes on behind its newest checkpoint, and loses no report."""
         gates = [tmp_path / f"step-{step}" for step in (1, 2, 3, 4)]
         node = count(
             Counting(label=label, to=4, first=10, log=str(log), gate=str(tmp_path / "step-"))

@@ -40,7 +40,7 @@ def free_ports(count: int) -> list[int]:
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, dict[str, str]]]:
-    """A head started in a copy of the checkout, with a home of its own; its address, its environment."""
+    """A head started in a copy of the checkout, with its own home: address and environment."""
     folder = tmp_path_factory.mktemp("cluster")
     checkout = folder / "checkout"
     for part in ("platform", "wsss", "sweeps"):
@@ -110,7 +110,11 @@ def test_a_shipped_folder_runs_its_own_code(
     for part in ("platform", "wsss", "sweeps"):
         shutil.copytree(ROOT / part, mine / part)
     _edit(mine / "platform/stageflow/report.py", 'title=f"best of', 'title=f"mine, best of')
-    _edit(mine / "wsss/cam/seeds.py", '"threshold": at / bins', '"marked": 1.0, "threshold": at / bins')
+    _edit(
+        mine / "wsss/cam/seeds.py",
+        '"threshold": at / bins',
+        '"marked": 1.0, "threshold": at / bins',
+    )
     output = submit(cluster, f"--working-dir={mine}", "--", SWEEP, *SMALL)
     assert "mine, best of 2 trials" in output
     assert "marked 1" in output

@@ -5,9 +5,17 @@ import os
 import re
 import subprocess
 import sys
+from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+
+from stageflow.artifact import Artifacts
+from stageflow.executor import Event, Kind, LocalExecutor
+from stageflow.executor import run as execute
+from stageflow.store import FolderStore
+from sweeps import recam_threshold as SWEEP_FILE
 
 ROOT = Path(__file__).resolve().parents[2]
 SWEEP = ROOT / "sweeps" / "recam_threshold.py"
@@ -71,6 +79,8 @@ def test_thresholds_share_one_training(private_home: Path) -> None:
         (["--seeds=0"], ["--seeds"]),
         (["--store=ftp://x"], ["ftp"]),
         (["--trials=-1"], ["--trials"]),
+        (["--cam-threshold=1.5"], ["--cam-threshold", "[0, 1]"]),
+        (["--cam-steps=many"], ["--cam-steps", "INTEGER"]),
     ],
 )
 def test_bad_input_is_one_line(arguments: list[str], words: list[str], private_home: Path) -> None:
@@ -79,6 +89,63 @@ def test_bad_input_is_one_line(arguments: list[str], words: list[str], private_h
     assert line.startswith("error: ")
     assert all(word in line for word in words)
     assert not (private_home / ".stageflow" / "store").exists()
+
+
+def test_an_unreachable_store_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")  # the discard port: nobody listens
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    output = run(*SMALL, "--executor=local", "--store=s3://bucket/prefix", status=2)
+    [line] = output.strip().splitlines()
+    assert line.startswith("error: ")
+    assert "127.0.0.1:9" in line
+
+
+def test_a_truncated_photograph_ends_the_sweep_by_name(
+    voc_mini: Path, tmp_path: Path, private_home: Path
+) -> None:
+    """A stage fails, nothing is half-written, and the last line says which file to mend."""
+    root, split = tmp_path / "voc", "ImageSets/Segmentation/train.txt"
+    (root / split).parent.mkdir(parents=True)
+    ids = (voc_mini / split).read_text().split()[:16]
+    (root / split).write_text("\n".join(ids))
+    for folder in ("JPEGImages", "SegmentationClass"):
+        (root / folder).mkdir()
+        for path in (voc_mini / folder).iterdir():
+            if path.stem in ids:
+                (root / folder / path.name).symlink_to(path)
+    (root / "image_labels.txt").symlink_to(voc_mini / "image_labels.txt")
+    broken = root / "JPEGImages" / f"{ids[3]}.jpg"
+    content = broken.read_bytes()
+    broken.unlink()
+    broken.write_bytes(content[: len(content) // 2])
+    output = run(
+        *(f"--data=voc2012:{root}", "--train=train", "--backbone=tiny", "--trials=1", "--probe=0"),
+        *("--cam-steps=2", "--recam-steps=1", "--executor=local", "--tracking=none"),
+        status=1,
+    )
+    assert str(broken) in output.strip().splitlines()[-1]
+    assert not list((private_home / ".stageflow" / "store").rglob("manifest.json"))
+
+
+def test_twelve_thresholds_train_once(tmp_path: Path) -> None:
+    options = replace(
+        SWEEP_FILE.Options(), data="scenes:images=32", cam_steps=2, recam_steps=2, probe=0
+    )
+    trials = [SWEEP_FILE.Params(threshold=0.05 * k) for k in range(1, 13)]
+    nodes = [SWEEP_FILE.pipeline(params, options) for params in trials]
+    artifacts = Artifacts(FolderStore(tmp_path / "store"), tmp_path / "cache")
+    made: Counter[str] = Counter()
+
+    def count(event: Event) -> None:
+        made[event.stage] += event.kind is Kind.FINISHED
+
+    found = execute(*nodes, executor=LocalExecutor(artifacts, device="cpu"), observe=count)
+    assert made == {
+        **{stage: 1 for stage in ("train_cam", "train_recam", "recam_maps", "seed_quality")},
+        "seed_score": 12,
+    }
+    assert len({manifest.metrics["background_share"] for manifest in found}) > 6
 
 
 def test_an_unknown_field_of_a_config_file_is_named(tmp_path: Path) -> None:

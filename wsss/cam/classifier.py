@@ -72,12 +72,15 @@ def cam(features: Tensor, weight: Tensor) -> Tensor:
     return F.relu(F.conv2d(features, weight))
 
 
-def cam_source(net: CAMNet, weight: Tensor) -> MapSource:
-    """The class maps of `net` under the `weight` [C, D, 1, 1], ReLU before the mirrored sum."""
+def cam_source(net: CAMNet, weight: Tensor, precision: str = "float32") -> MapSource:
+    """The class maps of `net` under the `weight` [C, D, 1, 1], ReLU before the mirrored sum.
+
+    In "bfloat16" the backbone's products take less than half the time on processors that know it.
+    """
 
     def source(pair: Tensor) -> Tensor:
         with torch.inference_mode():
-            return mirrored_sum(cam(net(pair), weight))
+            return mirrored_sum(cam(net(pair, precision=precision), weight))
 
     return source
 

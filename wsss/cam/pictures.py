@@ -71,7 +71,9 @@ def _shown(masks: Samples, images: int) -> list[int]:
 def _row(masks: Samples, i: int, methods: Sequence[Drawn]) -> Row:
     """The image with its panels: class by class, the methods side by side."""
     truth = masks.mask(i)
-    by_method = [_panels(method, masks.ids[i], torch.from_numpy(truth), masks) for method in methods]
+    by_method = [
+        _panels(method, masks.ids[i], torch.from_numpy(truth), masks) for method in methods
+    ]
     panels = [panel for same_class in zip(*by_method, strict=True) for panel in same_class]
     return Row(id=masks.ids[i], image=masks.image(i), truth=truth, panels=tuple(panels))
 

@@ -117,7 +117,7 @@ def backbone(name: str, weights: str | None = None) -> Backbone:
 
 
 def _tiny(weights: str | None) -> Backbone:
-    """Four layers of 3 x 3 convolutions and group norm, output stride 4, 130 thousand weights."""
+    """Four layers of 3 x 3 convolutions and group norm, output stride 4, 66 thousand weights."""
     if weights == "imagenet":
         raise ValueError("backbone tiny has no ImageNet weights: set weights to none or a file")
 
@@ -125,7 +125,7 @@ def _tiny(weights: str | None) -> Backbone:
         convolution = nn.Conv2d(inputs, outputs, 3, stride, padding=1, bias=False)
         return nn.Sequential(convolution, nn.GroupNorm(8, outputs), nn.ReLU())
 
-    layers = (block(3, 24, 2), block(24, 48, 2), block(48, 80), block(80, 112))
+    layers = (block(3, 24, 2), block(24, 40, 2), block(40, 56), block(56, 72))
     net = Backbone("tiny", nn.Identity(), layers)
     if path := _file(weights):
         fit_state(net, read_state(path), path)

