@@ -50,10 +50,10 @@ class _Flight:
 class Coordinator:
     """The actor (asynchronous: every method may wait without blocking the others)."""
 
-    def __init__(self, artifacts: Artifacts, on_stale: OnStale) -> None:
+    def __init__(self, artifacts: Artifacts, on_stale: OnStale, idle_seconds: float) -> None:
         self.artifacts = artifacts
         self.on_stale = on_stale
-        self.pool = Pool(artifacts, ray.get_runtime_context().current_actor)
+        self.pool = Pool(artifacts, ray.get_runtime_context().current_actor, idle_seconds)
         self.flights: dict[str, _Flight] = {}
         self.wanted: dict[str, set[str]] = defaultdict(set)
         self.past: dict[str, Sequence[Report]] = {}

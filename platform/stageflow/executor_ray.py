@@ -4,7 +4,6 @@ import logging
 import os
 import signal
 import threading
-import time
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -30,8 +29,21 @@ class RayExecutor:
     """Keeps workers on the cluster of RAY_ADDRESS, or on one that it starts on this machine."""
 
     def __init__(
-        self, artifacts: Artifacts, *, on_stale: OnStale = OnStale.ASK, cpus: int | None = None
+        self,
+        artifacts: Artifacts,
+        *,
+        on_stale: OnStale = OnStale.ASK,
+        cpus: int | None = None,
+        idle_seconds: float = 60.0,
     ) -> None:
+        """Start or join the cluster.
+
+        Args:
+            artifacts: where to find and keep what is made.
+            on_stale: what to do with artifacts that other code has made.
+            cpus: cores of a cluster that is started here; None for all.
+            idle_seconds: after which a worker without work gives its place back.
+        """
         self.artifacts = artifacts
         self.on_stale = on_stale
         self._own = not ray.is_initialized()
@@ -39,7 +51,7 @@ class RayExecutor:
             _connect(cpus)
         actor: Any = ray.remote(Coordinator)
         options = actor.options(num_cpus=0, max_concurrency=10_000)
-        self.coordinator: Handle = options.remote(artifacts, on_stale)
+        self.coordinator: Handle = options.remote(artifacts, on_stale, idle_seconds)
 
     def run(self, targets: Sequence[Node], observe: Observer = ignore) -> dict[str, Outcome]:
         """See `Executor.run`."""
@@ -82,7 +94,7 @@ class RayExecutor:
                 seen += 1
             if last:
                 return
-            time.sleep(POLL_SECONDS)
+            stop.wait(POLL_SECONDS)
 
 
 def _connect(cpus: int | None) -> None:

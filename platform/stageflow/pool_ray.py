@@ -65,11 +65,16 @@ class _Hooks:
 
 @dataclass(slots=True)
 class Pool:
-    """Workers by the resources they hold. Idle ones make room when the cluster is full."""
+    """Workers by the resources they hold.
+
+    Idle ones make room when the cluster is full, and end after `idle_seconds`: others may want it.
+    """
 
     artifacts: Artifacts
     coordinator: Handle
+    idle_seconds: float
     idle: dict[Needs, list[Handle]] = field(default_factory=lambda: defaultdict(list))
+    idle_since: dict[Handle, float] = field(default_factory=dict)
     held: dict[Handle, Needs] = field(default_factory=dict)
     placing: set[asyncio.Task[None]] = field(default_factory=set)
     changed: asyncio.Condition = field(default_factory=asyncio.Condition)
@@ -80,7 +85,9 @@ class Pool:
         async with self.changed:
             while True:
                 if self.idle[needs]:
-                    return self.idle[needs].pop()
+                    worker = self.idle[needs].pop()
+                    del self.idle_since[worker]
+                    return worker
                 if self._fits(needs):
                     return self._start(needs)
                 if not self._stop_spare():
@@ -90,7 +97,10 @@ class Pool:
         """Take a worker back, or forget it because it died."""
         async with self.changed:
             if alive:
+                loop = asyncio.get_running_loop()
                 self.idle[self.held[worker]].append(worker)
+                since = self.idle_since[worker] = loop.time()
+                loop.call_later(self.idle_seconds, self._retire, worker, since)
             else:
                 self._stop(worker)
                 while self._stop_spare():
@@ -125,6 +135,10 @@ class Pool:
                 self._stop_spare()
         placed.exception()  # of a worker that died; whoever uses it hears of it
 
+    def _retire(self, worker: Handle, since: float) -> None:
+        if self.idle_since.get(worker) == since:
+            self._stop(worker)
+
     def _stop_spare(self) -> bool:
         """Stop some idle worker; False if there is none."""
         spare = next((worker for workers in self.idle.values() for worker in workers), None)
@@ -135,7 +149,7 @@ class Pool:
 
     def _stop(self, worker: Handle) -> None:
         needs = self.held.pop(worker)
-        if worker in self.idle[needs]:
+        if self.idle_since.pop(worker, None) is not None:
             self.idle[needs].remove(worker)
         ray.kill(worker)
 

@@ -47,6 +47,7 @@ class Session:
     options: Any
     settings: Settings
     trials: int
+    only_plan: bool = False
     console: Console = field(default_factory=lambda: Console(highlight=False))
     on_stale: OnStale = OnStale.ASK
     closing: ExitStack = field(default_factory=ExitStack)
@@ -61,8 +62,12 @@ class Session:
         store = self.settings.open_store()
         self._check_once(store)
         artifacts = Artifacts(store, home() / "cache")
-        self._decide_stale(plan(*first, artifacts=artifacts))
-        code = sorted({fingerprint(node.stage.function) for node in ancestry(*first)})
+        steps = plan(*first, artifacts=artifacts)
+        if self.only_plan:
+            self.console.print(str(steps), soft_wrap=True)
+            return
+        self._decide_stale(steps)
+        code = sorted({node.stage.fingerprint for node in ancestry(*first)})
         with self.closing:
             if not self.trials:
                 self._fill_board(entries(self.sweep.defaults), artifacts)
@@ -199,7 +204,7 @@ class Session:
         latest = functools.partial(projection.tracked, study, artifacts.store)
         with Background(latest, artifacts, self.settings.tracking) as background:
             yield
-        self.console.print(background.verdict())
+        self.console.print(background.verdict(), soft_wrap=True)
 
 
 def _nodes(entries: Sequence[Entry]) -> list[Node]:

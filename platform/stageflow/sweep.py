@@ -97,9 +97,9 @@ class Sweep(Generic[Options, Params]):
 def main(sweep: Sweep[Any, Any], arguments: Sequence[str] | None = None) -> int:
     """Run a sweep from the command line. Returns 0, 1 if stages failed, 2 for bad input."""
     try:
-        options, settings, trials = _parse(sweep, arguments)
+        session = _parse(sweep, arguments)
         with _terminated_like_interrupted():
-            Session(sweep, options, settings, trials).run()
+            session.run()
     except RunError as error:
         print(error, file=sys.stderr)
         return 1
@@ -112,7 +112,7 @@ def main(sweep: Sweep[Any, Any], arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _parse(sweep: Sweep[Any, Any], arguments: Sequence[str] | None) -> tuple[Any, Settings, int]:
+def _parse(sweep: Sweep[Any, Any], arguments: Sequence[str] | None) -> Session:
     parser = argparse.ArgumentParser(
         description=textwrap.dedent(sweep.about),
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -128,20 +128,22 @@ def _parse(sweep: Sweep[Any, Any], arguments: Sequence[str] | None) -> tuple[Any
         metavar="INTEGER",
         help=f"how many parameter sets to try; 0: only the board (default: {sweep.trials})",
     )
+    parser.add_argument(
+        "--plan",
+        action="store_true",
+        help="say what the first trial and the board would run, and what is there; then stop",
+    )
     add_flags(parser.add_argument_group("this experiment"), sweep.options)
     add_flags(parser.add_argument_group("where it runs, and where things are kept"), Settings())
     given = vars(parser.parse_args(arguments))
-    file, trials = given.pop("config"), given.pop("trials")
+    file, trials, only_plan = (given.pop(name) for name in ("config", "trials", "plan"))
     if trials < 0:
         raise OptionError(f"--trials is {trials}: give zero or more")
     platform = {f.name for f in fields(Settings)}
     options = from_file(sweep.options, file) if file else sweep.options
     options = from_flags(options, {n: v for n, v in given.items() if n not in platform})
-    return (
-        options,
-        from_flags(Settings(), {n: v for n, v in given.items() if n in platform}),
-        trials,
-    )
+    settings = from_flags(Settings(), {n: v for n, v in given.items() if n in platform})
+    return Session(sweep, options, settings, trials, only_plan)
 
 
 @contextmanager

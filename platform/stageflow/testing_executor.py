@@ -40,17 +40,20 @@ LONGEST_WAIT = 60.0  # seconds that a toy stage waits for its gate, lest it be l
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Counting:
-    """Count to `to` in steps of one, from `first`; a step waits until its `gate` is there."""
+    """Count from `first`, `to` steps of one.
+
+    Step 2 waits for the file `<gate>2`, and between its report and its checkpoint for `<hold>2`.
+    """
 
     label: str
     to: int = 3
     first: int = 0
     log: str = ""
     gate: str = ""
-    """Prefix of files: step 2 waits for `<gate>2`."""
+    hold: str = ""
 
 
-@stage(version="1", neutral=("log", "gate"))
+@stage(version="1", neutral=("log", "gate", "hold"))
 def count(context: Context, config: Counting) -> Metrics:
     """Count on from the newest checkpoint; a report, then a checkpoint, after each step."""
     found = context.restore()
@@ -62,6 +65,7 @@ def count(context: Context, config: Counting) -> Metrics:
         value += 1
         context.progress(step, config.to)
         context.report(step, {"value": value})
+        wait_for(f"{config.hold}{step}" if config.hold else "")
         context.save(step, partial(_keep, value))
     _keep(value, context.out)
     return {"value": value}
@@ -69,7 +73,7 @@ def count(context: Context, config: Counting) -> Metrics:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Squaring:
-    """Square the numbers below `numbers`; a shard waits until `gate` is there."""
+    """Square the numbers below `numbers`; shard 1 waits for the file `<gate>1`."""
 
     label: str
     numbers: int = 10
@@ -81,7 +85,7 @@ class Squaring:
 def squares(context: Context, config: Squaring) -> None:
     """Write the squares of this shard's numbers, a file each, in a folder of their own."""
     note_down(config.log, f"{os.getpid()} {context.shard.index} of {context.shard.count}")
-    wait_for(config.gate)
+    wait_for(f"{config.gate}{context.shard.index}" if config.gate else "")
     for number in context.shard.of(range(config.numbers)):
         folder = context.out / "squares"
         folder.mkdir(exist_ok=True)

@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import sys
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stageflow.artifact import Artifacts
@@ -53,7 +55,8 @@ class Links:
         place = safe(self.uri)
         if place.startswith("http"):
             return f"{place.rstrip('/')}/#/experiments/{self.experiment}/runs/{self.run}"
-        return f"run {self.run} (mlflow ui --backend-store-uri {place})"
+        command = shutil.which("mlflow") or Path(sys.executable).with_name("mlflow")
+        return f"run {self.run}; to open it: {command} ui --backend-store-uri {place}"
 
 
 class Tracker:

@@ -1,0 +1,75 @@
+"""The `stageflow` command, on a store that a toy sweep has filled."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from stageflow import board
+from stageflow.artifact import Artifacts
+from stageflow.board import Entry
+from stageflow.cli import VERBS, main
+from stageflow.executor import LocalExecutor, run
+from stageflow.settings import Settings, home
+from stageflow.testing_executor import Counting, count
+
+
+@pytest.fixture
+def key() -> str:
+    """Key of an artifact in the default store, which has a row on the board too."""
+    artifacts = Artifacts(Settings().open_store(), home() / "cache")
+    node = count(Counting(label="cli", to=1))
+    run(node, executor=LocalExecutor(artifacts))
+    entry = Entry(
+        task="counting",
+        split="toy (1)",
+        method="count",
+        targets=(node,),
+        seeds=(0,),
+        metric="value",
+        oracle=False,
+        weights="none",
+    )
+    board.save([board.row(entry, artifacts)], artifacts.store)
+    return node.key
+
+
+def test_the_verbs_are_these() -> None:
+    """A promise to scripts: change this list knowingly."""
+    assert list(VERBS) == ["board", "show", "forget", "check", "relog"]
+
+
+def test_show_tells_config_and_lineage(key: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["show", key[:6]]) == 0
+    shown = capsys.readouterr().out
+    assert key in shown
+    assert "label=cli" in shown
+    assert "metric   value = 1" in shown
+
+
+def test_forget_has_it_made_again(key: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["forget", key]) == 0
+    assert main(["show", key]) == 2
+    assert re.fullmatch(r"error: no single artifact .*\n", capsys.readouterr().err)
+
+
+def test_board_in_every_form(key: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["board"]) == 0
+    assert "count" in capsys.readouterr().out
+    assert main(["board", "--format=json"]) == 0
+    assert "100.0" in json.dumps(json.loads(capsys.readouterr().out))
+    assert main(["board", "--html", str(tmp_path / "board.html")]) == 0
+    assert (tmp_path / "board.html").read_text().startswith("<!")
+
+
+def test_check_tells_what_it_found(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["check"]) == 0
+    assert capsys.readouterr().out.count("ok  ") >= 4
+
+
+def test_an_unknown_store_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["board", "--store=gopher://x"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert error.count("\n") == 1

@@ -1,0 +1,199 @@
+"""A sweep's command, from flags to the board, with toy stages and without Ray."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import optuna
+import pytest
+
+from stageflow import board
+from stageflow.artifact import Artifacts
+from stageflow.board import Entry
+from stageflow.context import Context
+from stageflow.settings import Settings
+from stageflow.stage import Metrics, Node, stage
+from stageflow.study import Study, StudyError
+from stageflow.sweep import Sweep, main
+
+LOCAL = ("--executor=local", "--tracking=none")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Guess:
+    value: float = 0.5
+    seed: int = 0
+
+
+@stage(version="1")
+def closeness(context: Context, config: Guess) -> Metrics:
+    """How near the guess is to 0.7; guesses above 0.9 fail."""
+    if config.value > 0.9:
+        raise ValueError(f"value is {config.value}: too large")
+    return {"near": 1 - abs(config.value - 0.7)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    seeds: int = field(default=2, metadata={"help": "rows of the board"})
+
+    def __post_init__(self) -> None:
+        if self.seeds < 1:
+            raise ValueError(f"seeds is {self.seeds}: give 1 or more")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Params:
+    value: float = 0.5
+
+
+def space(trial: optuna.Trial, options: Options) -> Params:
+    return Params(value=trial.suggest_float("value", 0, 0.9, step=0.1))
+
+
+def hopeless(trial: optuna.Trial, options: Options) -> Params:
+    return Params(value=trial.suggest_float("value", 0.95, 1))
+
+
+def pipeline(params: Params, options: Options) -> Node:
+    return closeness(Guess(value=params.value))
+
+
+def entries(params: Params, options: Options) -> Sequence[Entry]:
+    seeds = tuple(range(options.seeds))
+    return [
+        Entry(
+            task="closeness",
+            split="toy (1)",
+            method="guess",
+            targets=tuple(closeness(Guess(value=params.value, seed=seed)) for seed in seeds),
+            seeds=seeds,
+            metric="near",
+            oracle=False,
+            weights="none",
+        )
+    ]
+
+
+SWEEP = Sweep(
+    name="toy",
+    about="A toy.",
+    options=Options(),
+    defaults=Params(),
+    space=space,
+    pipeline=pipeline,
+    entries=entries,
+    metric="near",
+    trials=6,
+)
+
+
+def study(space: object = space) -> "Study[Params]":
+    settings = Settings()
+    [name] = optuna.get_all_study_names(settings.studies)
+    return Study(name, settings.studies, space=lambda trial: Params())
+
+
+def test_searches_and_fills_the_board(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(SWEEP, LOCAL) == 0
+    trials = study().trials()
+    assert [trial.state for trial in trials] == ["COMPLETE"] * 6
+    assert trials[0].params == {"value": 0.5}  # the defaults first
+    best = max(trial.value or 0 for trial in trials)
+    [row] = board.load(Settings().open_store())
+    assert row.values == pytest.approx((100 * best, 100 * best))
+    assert "best of 6 trials" in capsys.readouterr().out
+
+
+def test_the_same_command_continues_and_more_trials_are_added(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(SWEEP, (*LOCAL, "--trials=2")) == 0
+    assert main(SWEEP, (*LOCAL, "--trials=2")) == 0
+    assert len(study().trials()) == 2
+    assert main(SWEEP, (*LOCAL, "--trials=5")) == 0
+    assert len(study().trials()) == 5
+    assert "2 of 5 trials done" in capsys.readouterr().out
+
+
+def test_without_trials_only_the_board_is_filled() -> None:
+    assert main(SWEEP, (*LOCAL, "--trials=0", "--seeds=3")) == 0
+    [row] = board.load(Settings().open_store())
+    assert row.values == pytest.approx((80, 80, 80))
+    assert not Path(Settings().studies.removeprefix("sqlite:///")).exists()
+
+
+def test_a_plan_runs_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(SWEEP, (*LOCAL, "--plan")) == 0
+    assert capsys.readouterr().out.splitlines()[-1].startswith("2 to run")
+    assert not list(Artifacts(Settings().open_store(), Path()).all())
+
+
+def test_when_every_trial_fails_the_reasons_are_told(capsys: pytest.CaptureFixture[str]) -> None:
+    bad = Sweep(**{**vars(SWEEP), "space": hopeless, "defaults": Params(value=0.95)})
+    assert main(bad, (*LOCAL, "--trials=2")) == 1
+    assert "too large" in capsys.readouterr().err
+    assert {trial.state for trial in study().trials()} == {"FAIL"}
+
+
+@pytest.mark.parametrize(
+    ("argument", "words"),
+    [
+        ("--seeds=0", "--seeds: seeds is 0: give 1 or more"),
+        ("--seeds=two", "--seeds is 'two': it takes INTEGER"),
+        ("--trials=-1", "--trials is -1"),
+        ("--executor=slurm", "choose from ray, local"),
+    ],
+)
+def test_bad_flags_are_one_line(
+    argument: str, words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(SWEEP, (*LOCAL, argument)) == 2
+    error = capsys.readouterr().err
+    assert words in error
+    assert error.count("\n") == 1
+
+
+def test_a_second_driver_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(SWEEP, (*LOCAL, "--trials=1")) == 0
+    with study().claimed():
+        assert main(SWEEP, (*LOCAL, "--trials=2")) == 2
+    assert "is being driven by process" in capsys.readouterr().err
+    assert issubclass(StudyError, RuntimeError)
+
+
+def test_stale_artifacts_stop_a_command_that_cannot_ask(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(SWEEP, (*LOCAL, "--trials=1")) == 0
+    for path in Path(Settings().store).glob("closeness/*/manifest.json"):
+        path.chmod(0o644)
+        path.write_text(path.read_text().replace(closeness.fingerprint, "f" * 16))
+    assert main(SWEEP, (*LOCAL, "--trials=1")) == 2
+    assert "--on-stale=rerun" in capsys.readouterr().err
+    assert main(SWEEP, (*LOCAL, "--trials=1", "--on-stale=keep")) == 0
+    assert "finished" not in capsys.readouterr().out
+    assert main(SWEEP, (*LOCAL, "--trials=1", "--on-stale=rerun")) == 0
+    made = Artifacts(Settings().open_store(), Path()).all()
+    assert {manifest.fingerprint for manifest in made} == {closeness.fingerprint}
+
+
+def test_help_tells_of_the_experiment(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(SWEEP, ["--help"])
+    assert stopped.value.code == 0
+    text = capsys.readouterr().out
+    assert "A toy." in text
+    assert "rows of the board (default: 2)" in text
+
+
+def test_the_flags_are_these(capsys: pytest.CaptureFixture[str]) -> None:
+    """The platform's flags are a promise to scripts: change this list knowingly."""
+    with pytest.raises(SystemExit):
+        main(SWEEP, ["--help"])
+    shown = {word.strip(",[]") for word in capsys.readouterr().out.split() if word.startswith("--")}
+    assert shown == {
+        *("--help", "--config", "--trials", "--plan", "--seeds"),
+        *("--store", "--studies", "--tracking", "--executor", "--on-stale", "--concurrent"),
+        "--study",
+    }
