@@ -26,20 +26,33 @@ class Recipe:
 
 SCENES = Recipe(
     cam=CAMTraining(
-        backbone="tiny", weights="none", steps=400, epochs=4, crop=96, long_side=(80, 128)
+        backbone="tiny",
+        weights="none",
+        steps=700,
+        epochs=7,
+        momentum=0.9,
+        crop=72,
+        long_side=(56, 88),
     ),
     recam=ReCAMTraining(
         steps=200,
         epochs=4,
-        crop=96,
-        long_side=(80, 128),
-        lr_backbone=0.05,
-        lr_head=0.05,
-        lr_recam=0.5,
+        momentum=0.9,
+        crop=72,
+        long_side=(56, 88),
+        lr_backbone=3e-3,
+        lr_head=0.1,
+        lr_recam=3.0,
     ),
-    maps=CAMMaps(scales=(1.0, 0.5, 1.5)),
+    maps=CAMMaps(scales=(1.0,)),
 )
-"""For the built-in scenes: a tiny network from random weights."""
+"""For the built-in scenes: a tiny network from random weights, so with real momentum.
+
+The published proportion is kept: a nearly frozen backbone and a fast second classifier. The class
+feature is not divided by the area of its map, so with a fast backbone the softmax loss is answered
+by maps that spill over the background. Measured over seeds 0, 1, 2 at the best threshold: CAM 37.8,
+CAM trained as long 40.1, ReCAM with loss weight 1 42.0 (w), 42.1 (w_prime), 35.7 (product).
+"""
 
 LITE0 = Recipe(
     cam=CAMTraining(backbone="efficientnet_lite0", steps=72, epochs=4, crop=320),

@@ -108,9 +108,11 @@ class Pool:
             self.changed.notify_all()
 
     def _fits(self, needs: Needs) -> bool:
-        total = capacity()
-        return not self.held or all(
-            sum(getattr(n, name) for n in self.held.values()) + getattr(needs, name)
+        total, held = capacity(), list(self.held.values())
+        if not held or held.count(needs) >= slots(needs):
+            return not held
+        return all(
+            sum(getattr(n, name) for n in held) + getattr(needs, name)
             <= getattr(total, name) + 1e-6
             for name in _KINDS
             if getattr(needs, name)

@@ -1,4 +1,4 @@
-"""The executor on a real Ray of this machine, held to the contract; and what only a cluster does."""
+"""The executor on a real Ray of this machine: the contract, and what only a cluster does."""
 
 from __future__ import annotations
 
@@ -150,7 +150,7 @@ def test_idle_workers_make_room(shared: RayExecutor, label: str) -> None:
 def test_needs_that_nothing_meets(
     shared: RayExecutor, label: str, log: Path, needs: Needs, reason: str
 ) -> None:
-    """It fails at once, before its parents run, and does not wait for a machine that is not there."""
+    """It fails at once, before its parents run, and waits for no machine that is not there."""
     parent = count(Counting(label=label, log=str(log)))
     large = replace(add, needs=needs)(parent, parent, Adding(label=label))
     with pytest.raises(RunError, match=reason):

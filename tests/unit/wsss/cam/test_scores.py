@@ -1,4 +1,5 @@
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -134,10 +135,10 @@ def test_each_scale_is_seen_in_its_own_size_and_mirrored():
 
 
 def test_extraction_keeps_present_classes_and_images_without_any(tmp_path):
-    scenes = open_samples("scenes:images=6", "train")
-    labels = scenes.labels.copy()
+    drawn = open_samples("scenes:images=6", "train")
+    labels = drawn.labels.copy()
     labels[2] = False
-    object.__setattr__(scenes, "labels", labels)
+    scenes = replace(drawn, labels=labels)
 
     def brightness(pair):
         level = F.avg_pool2d(pair[0].mean(0)[None], 8, ceil_mode=True)
