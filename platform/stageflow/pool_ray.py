@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
 import ray
+from ray.exceptions import RayActorError
 
 from stageflow.artifact import Artifacts, Part
 from stageflow.context import Cancelled, Shard
@@ -19,6 +20,7 @@ Handle: TypeAlias = Any
 """A handle of an actor; its methods are made at run time, so that no checker can know them."""
 
 PATIENCE = 20.0  # seconds for a new worker to be placed, before idle ones make room for it
+ANSWER_SECONDS = 5.0  # for an idle worker to answer, before it counts as dead
 PROGRESS_SECONDS = 0.5  # progress is told no more often
 
 
@@ -87,10 +89,12 @@ class Pool:
                 if self.idle[needs]:
                     worker = self.idle[needs].pop()
                     del self.idle_since[worker]
-                    return worker
-                if self._fits(needs):
+                    if await _answers(worker):
+                        return worker
+                    self._stop(worker)
+                elif self._fits(needs):
                     return self._start(needs)
-                if not self._stop_spare():
+                elif not self._stop_spare():
                     await self.changed.wait()
 
     async def release(self, worker: Handle, *, alive: bool = True) -> None:
@@ -103,8 +107,6 @@ class Pool:
                 loop.call_later(self.idle_seconds, self._retire, worker, since)
             else:
                 self._stop(worker)
-                while self._stop_spare():
-                    pass  # idle workers may have died with the same machine
             self.changed.notify_all()
 
     def _fits(self, needs: Needs) -> bool:
@@ -154,6 +156,15 @@ class Pool:
         if self.idle_since.pop(worker, None) is not None:
             self.idle[needs].remove(worker)
         ray.kill(worker)
+
+
+async def _answers(worker: Handle) -> bool:
+    """Whether an idle worker is still there; its machine may have gone."""
+    try:
+        await asyncio.wait_for(worker.ready.remote(), ANSWER_SECONDS)
+    except (RayActorError, TimeoutError):
+        return False
+    return True
 
 
 _KINDS = ("cpus", "gpus", "memory")

@@ -50,8 +50,8 @@ def search(
             continue
         outcome = executor.run([target], observe)[target.key]
         value, reason = worth(objective, target, outcome)
-        told = Broken(reason) if reason else Completed(value, f"{target.name}/{target.key}")
-        study.tell(proposal.number, told)
+        made = f"{target.name}/{target.key}"
+        study.tell(proposal.number, Broken(reason, made) if reason else Completed(value, made))
 
 
 def worth(objective: Objective[Any], target: Node, outcome: Outcome) -> tuple[float, str]:

@@ -113,12 +113,14 @@ def test_one_of_two_shards(executor: RayExecutor, tmp_path: Path, pool: ThreadPo
 
 
 def test_idle_worker(executor: RayExecutor, tmp_path: Path, pool: ThreadPoolExecutor) -> None:
-    """A node that gets a dead worker gets another one."""
+    """Nobody is given a worker that died when it had nothing to do."""
     log = tmp_path / "log"
     for attempt, label in enumerate((uuid4().hex, uuid4().hex), 1):
         job = Job(executor, count(Counting(label=label, to=1, log=str(log))), log, pool)
         assert job.result().metrics == {"value": 1}
+        assert job.interruptions() == 0
         os.kill(job.process_of("1", attempt), signal.SIGKILL)
+        time.sleep(0.5)
 
 
 def test_again_and_again(executor: RayExecutor, tmp_path: Path, pool: ThreadPoolExecutor) -> None:
