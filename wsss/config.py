@@ -6,9 +6,14 @@ pipelines (a trial of a sweep) needs them and must not import torch.
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
-from typing import Literal
+from pathlib import Path
+from typing import Literal, get_args
 
+Precision = Literal["float32", "bfloat16"]
+Bits = Literal[8, 16]
+BY_CONTENT = "sha256:"
 ExtractionWeight = Literal["w", "w_prime", "product"]
 """What the features are weighted with at extraction."""
 
@@ -32,7 +37,7 @@ class Training:
     """Range of the longer image side before the crop, in pixels, both ends included."""
     detach_after: int | None = None
     """Layer behind which the gradient stops: 2 as in IRN and SFC, None as in ReCAM."""
-    precision: Literal["float32", "bfloat16"] = "float32"
+    precision: Precision = "float32"
     """Of the backbone's products; the rest is float32 always."""
     probe: int = 0
     """Images on which the maps are scored after each epoch, for pruning; 0 for none."""
@@ -55,8 +60,7 @@ class Training:
             raise ValueError(f"long_side is {self.long_side}: give the lower end first, 1 or more")
         if self.detach_after not in (None, 1, 2, 3):
             raise ValueError(f"detach_after is {self.detach_after}: give 1, 2, 3 or None")
-        if self.precision not in ("float32", "bfloat16"):
-            raise ValueError(f"precision is {self.precision!r}: give float32 or bfloat16")
+        _check_choice("precision", self.precision, Precision)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -65,9 +69,19 @@ class CAMTraining(Training):
 
     backbone: str = "resnet50"
     weights: str = "imagenet"
-    """Of the backbone at the start: "imagenet", "none" or a file."""
+    """Of the backbone at the start: "imagenet", "random", or "sha256:..." of a file's content."""
+    weights_file: str = ""
+    """Where that file lies, if `weights` names one by its content."""
     lr_backbone: float = 0.1
     lr_head: float = 1.0
+
+    def __post_init__(self) -> None:
+        Training.__post_init__(self)  # super() does not work in slotted dataclasses
+        _check_rates(lr_backbone=self.lr_backbone, lr_head=self.lr_head)
+        if self.weights not in ("imagenet", "random") and not self.weights.startswith(BY_CONTENT):
+            raise ValueError(
+                f"weights is {self.weights!r}: give imagenet, random, or `content_of(file)`"
+            )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -86,8 +100,12 @@ class ReCAMTraining(Training):
 
     def __post_init__(self) -> None:
         Training.__post_init__(self)  # super() does not work in slotted dataclasses
-        if not self.loss_weight >= 0:
-            raise ValueError(f"loss_weight is {self.loss_weight}: give 0 or more")
+        rates = {
+            "lr_backbone": self.lr_backbone,
+            "lr_head": self.lr_head,
+            "lr_recam": self.lr_recam,
+        }
+        _check_rates(loss_weight=self.loss_weight, **rates)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -96,14 +114,16 @@ class CAMMaps:
 
     scales: tuple[float, ...] = (1.0, 0.5, 1.5, 2.0)
     """Of the image's sides."""
-    bits: Literal[8, 16] = 8
+    bits: Bits = 8
     """Of a stored score."""
-    precision: Literal["float32", "bfloat16"] = "float32"
+    precision: Precision = "float32"
     """Of the backbone's products; bfloat16 halves the time on newer CPUs and GPUs."""
 
     def __post_init__(self) -> None:
         if not self.scales or min(self.scales) <= 0:
             raise ValueError(f"scales is {self.scales}: give one or more positive factors")
+        _check_choice("bits", self.bits, Bits)
+        _check_choice("precision", self.precision, Precision)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -112,6 +132,10 @@ class ReCAMMaps(CAMMaps):
 
     weight: ExtractionWeight = "product"
     """The release takes the product on VOC and w on COCO."""
+
+    def __post_init__(self) -> None:
+        CAMMaps.__post_init__(self)  # super() does not work in slotted dataclasses
+        _check_choice("weight", self.weight, ExtractionWeight)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -145,8 +169,31 @@ class SeedPictures:
     """What is drawn of two sets of score maps, side by side."""
 
     names: tuple[str, str] = ("CAM", "ReCAM")
-    thresholds: tuple[float, float] = (0.15, 0.21)
-    """At which contours are drawn; the published ones of IRN and ReCAM."""
     classes: tuple[str, ...] = ()
-    """Of the curves and bars, as in `SeedScore`."""
+    """Of the curves and bars, as in `SeedScore`; each method is drawn at its best threshold."""
     images: int = 6
+
+    def __post_init__(self) -> None:
+        if self.images < 1:
+            raise ValueError(f"images is {self.images}: give 1 or more")
+
+
+def content_of(file: Path) -> str:
+    """How `CAMTraining.weights` names a file. ValueError where it cannot be read."""
+    try:
+        with file.open("rb") as opened:
+            return BY_CONTENT + hashlib.file_digest(opened, "sha256").hexdigest()
+    except OSError as error:
+        raise ValueError(f"weights file {file} cannot be read: {error.strerror}") from error
+
+
+def _check_rates(**given: float) -> None:
+    for field, value in given.items():
+        if not value >= 0:
+            raise ValueError(f"{field} is {value}: give 0 or more")
+
+
+def _check_choice(field: str, value: object, kind: object) -> None:
+    if value not in get_args(kind):
+        choices = ", ".join(str(choice) for choice in get_args(kind))
+        raise ValueError(f"{field} is {value!r}: choose from {choices}")

@@ -113,7 +113,9 @@ def threshold_curves(
         value = float(np.interp(at, thresholds, mean))
         flags.append((at, value, f"{name}  {value:.1f} at {at:.3g}", colour))
     _flags(axes, flags, top=100 * max(float(curve.max()) for curve in curves.values()))
-    text = "line: mean over seeds · band: lowest to highest · dot: the chosen threshold"
+    several = any(len(curve) > 1 for curve in curves.values())
+    text = "line: mean over seeds · band: lowest to highest · " if several else ""
+    text += "dot: the chosen threshold"
     figure.text(0.8 / 12, 0.965, text, fontsize=SMALL, color=FAINT, va="top")
     return figure
 

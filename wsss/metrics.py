@@ -84,6 +84,14 @@ def thresholds(bins: int) -> Tensor:
     return (torch.arange(bins + 1, dtype=torch.float64) / bins).float()
 
 
+def threshold_index(threshold: float, bins: int) -> int:
+    """Place of a threshold among `thresholds(bins)`. Raises ValueError where it is none of them."""
+    place = round(threshold * bins)
+    if abs(threshold * bins - place) > 1e-6 or not 0 <= place <= bins:
+        raise ValueError(f"threshold is {threshold}: give a multiple of {1 / bins:g} in [0, 1]")
+    return place
+
+
 def threshold_histogram(
     score: Tensor, argmax: Tensor, truth: Tensor, bins: int, classes: int
 ) -> Tensor:

@@ -24,13 +24,14 @@ from wsss.config import (
 from wsss.data import Samples, open_samples
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
     from wsss.cam.classifier import CAMNet
 
 TRAINING = Needs(cpus=1, gpus=1)
 EXTRACTION = Needs(cpus=1, gpus=0.5)
-WATCHED = ("workers", "probe")  # training fields that cannot change the weights
+NEUTRAL = ("workers", "probe", "weights_file")  # training fields that cannot change the weights
 
 
 def images(location: str, split: str) -> Source:
@@ -51,24 +52,26 @@ def masks(location: str, split: str) -> Source:
     return Source("masks", f"{split}@{location}", samples.identity())
 
 
-@stage(version="1", needs=TRAINING, neutral=WATCHED)
+@stage(version="1", needs=TRAINING, neutral=NEUTRAL)
 def train_cam(context: Context, images: Source, config: CAMTraining) -> None:
     """The classifier whose class activation maps everything starts from."""
     from wsss.cam.classifier import save_net
     from wsss.cam.classifier import train_cam as train
 
     samples = _opened(images)
+    _settle_device(context)
     net = train(samples, config, context, masks=samples if config.probe else None)
     save_net(net, context.out / "net.safetensors")
 
 
-@stage(version="1", needs=TRAINING, neutral=WATCHED)
+@stage(version="1", needs=TRAINING, neutral=("workers", "probe"))
 def train_recam(context: Context, images: Source, cam: Path, config: ReCAMTraining) -> None:
     """The classifier, trained on together with ReCAM's second one."""
     from wsss.cam.classifier import CAMNet, load_net, save_net
     from wsss.cam.recam import train_recam as train
 
     samples, start = _opened(images), load_net(cam / "net.safetensors", CAMNet)
+    _settle_device(context)
     net = train(samples, start, config, context, masks=samples if config.probe else None)
     save_net(net, context.out / "net.safetensors")
 
@@ -128,20 +131,10 @@ def seed_pictures(
     from wsss.cam.scores import ScoreMaps
     from wsss.cam.seeds import read_curve
 
-    given = zip(
-        config.names,
-        config.thresholds,
-        ((plain_maps, plain_quality), (maps, quality)),
-        strict=True,
-    )
+    folders = ((plain_maps, plain_quality), (maps, quality))
     methods = [
-        Drawn(
-            name=name,
-            maps=ScoreMaps(folder),
-            curve=read_curve(curve / "curve.npz")[0],
-            threshold=threshold,
-        )
-        for name, threshold, (folder, curve) in given
+        Drawn(name=name, maps=ScoreMaps(scores), curve=read_curve(curve / "curve.npz")[0])
+        for name, (scores, curve) in zip(config.names, folders, strict=True)
     ]
     for name, png in draw(methods, _opened(masks), config.classes, config.images):
         (context.out / name).write_bytes(png)
@@ -158,15 +151,23 @@ def _opened(source: Source) -> Samples:
     return samples
 
 
+def _settle_device(context: Context) -> torch.device:
+    """The device to compute on, which the manifest names and accounts for."""
+    from wsss.training import chosen_device
+
+    device = chosen_device(context.device)
+    context.device = str(device)
+    return device
+
+
 def _write_maps(
     context: Context, images: Source, net: CAMNet, weight: Tensor, config: CAMMaps
 ) -> None:
     """Score maps of this shard's images."""
     from wsss.cam.classifier import cam_source
     from wsss.cam.scores import extract, write_scores
-    from wsss.training import chosen_device
 
-    samples, device = _opened(images), chosen_device(context.device)
+    samples, device = _opened(images), _settle_device(context)
     mine = context.shard.of(range(len(samples)))
     net, weight = net.to(device), weight.to(device)
 
@@ -182,6 +183,7 @@ def _write_maps(
         scales=config.scales,
         mean=net.backbone.mean,
         std=net.backbone.std,
+        stride=net.backbone.stride,
         device=device,
     )
     write_scores(context.out, maps, first=mine[0] if mine else 0, bits=config.bits)

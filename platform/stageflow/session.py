@@ -67,12 +67,11 @@ class Session:
             self.console.print(str(steps), soft_wrap=True)
             return
         self._decide_stale(steps)
-        code = sorted({node.stage.fingerprint for node in ancestry(*first)})
         with self.closing:
             if not self.trials:
                 self._fill_board(entries(self.sweep.defaults), artifacts)
                 return
-            with self._study(code) as study, self._tracked(study, artifacts):
+            with self._study(first[0]) as study, self._tracked(study, artifacts):
                 self._search(study, objective, artifacts)
                 best = self._best(study)
                 rows = self._fill_board(entries(replace(self.sweep.defaults, **best)), artifacts)
@@ -105,12 +104,13 @@ class Session:
         self.on_stale = OnStale.RERUN if answer.lower().startswith("r") else OnStale.KEEP
 
     @contextmanager
-    def _study(self, code: Sequence[str]) -> Iterator[Study[Any]]:
-        """The study of this command: of its options, its space, and the code of its stages."""
+    def _study(self, first: Node) -> Iterator[Study[Any]]:
+        """The study of this command: of its first target, its space, and the code of its stages."""
         from stageflow.study import Study
 
         space: Callable[..., Any] = self.sweep.space
-        command = digest([self.options, fingerprint(space), code])
+        code = sorted({node.stage.fingerprint for node in ancestry(first)})
+        command = digest([first.key, fingerprint(space), code])
         study: Study[Any] = Study(
             self.settings.study or f"{self.sweep.name}-{command[:8]}",
             self.settings.studies,

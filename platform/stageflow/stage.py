@@ -80,9 +80,8 @@ class Stage:
             wanted = self.config_type.__name__
             raise TypeError(f"{self.name}: the last argument must be a {wanted}, not {config!r}")
         if len(inputs) != len(self.inputs):
-            raise TypeError(
-                f"{self.name} takes {', '.join(self.inputs)} and a config; got {len(inputs)} inputs"
-            )
+            wanted = ", ".join([*self.inputs, "config"])
+            raise TypeError(f"{self.name} takes ({wanted}), and was given {len(inputs)} inputs")
         for (name, kind), value in zip(self.inputs.items(), inputs, strict=True):
             expected = Source if kind is Source else Node
             if not isinstance(value, expected):
@@ -96,7 +95,8 @@ class Stage:
         """
         module, name = self.function.__module__, self.function.__qualname__
         found = getattr(sys.modules.get(module), name, None)
-        if module != "__main__" and isinstance(found, Stage) and found.function is self.function:
+        known = isinstance(found, Stage) and replace(found, needs=self.needs) == self
+        if known and module != "__main__":
             return (_imported, (module, name, self.needs))
         values = tuple(getattr(self, f.name) for f in fields(self))
         return (Stage, values, {"fingerprint": self.fingerprint})

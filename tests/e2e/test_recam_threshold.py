@@ -145,7 +145,8 @@ def test_twelve_thresholds_train_once(tmp_path: Path) -> None:
         **{stage: 1 for stage in ("train_cam", "train_recam", "recam_maps", "seed_quality")},
         "seed_score": 12,
     }
-    assert len({manifest.metrics["background_share"] for manifest in found}) > 6
+    assert [m.metrics["threshold"] for m in found] == pytest.approx([p.threshold for p in trials])
+    assert len({manifest.metrics["miou"] for manifest in found}) > 6
 
 
 def test_an_unknown_field_of_a_config_file_is_named(tmp_path: Path) -> None:

@@ -31,7 +31,7 @@ from wsss.cam.scores import (
     score_planes,
     upsample,
 )
-from wsss.config import CAMTraining
+from wsss.config import BY_CONTENT, CAMTraining, content_of
 from wsss.data.samples import Samples
 from wsss.metrics import mean_iou, threshold_curve, threshold_histogram
 from wsss.nets.backbones import Backbone, backbone
@@ -95,7 +95,7 @@ def train_cam(
     """
     check_probe(config.probe, masks)
     with seeded(config.seed):
-        net = CAMNet(backbone(config.backbone, config.weights), len(samples.classes))
+        net = CAMNet(backbone(config.backbone, initial_weights(config)), len(samples.classes))
 
     def objective(images: Tensor, labels: Tensor) -> Mapping[str, Tensor]:
         features = net(images, config.detach_after, config.precision)
@@ -116,6 +116,18 @@ def train_cam(
     return net.eval()
 
 
+def initial_weights(config: CAMTraining) -> str:
+    """What `backbone` loads: "imagenet", "random", or the file, if it has the content asked for.
+
+    Raises ValueError, naming the file, where it is another.
+    """
+    if not config.weights.startswith(BY_CONTENT):
+        return config.weights
+    if content_of(Path(config.weights_file)) != config.weights:
+        raise ValueError(f"weights file {config.weights_file} is not the one with {config.weights}")
+    return config.weights_file
+
+
 def check_probe(images: int, masks: Samples | None) -> None:
     """Raise ValueError where images are to be scored and there are no masks to score them on."""
     if images and (masks is None or not masks.has_masks):
@@ -133,7 +145,7 @@ def probe_scores(
     if masks is None or not images:
         return {}
     source = cam_source(net.eval(), torch.cat(list(weights.values())))
-    mean, std = net.backbone.mean, net.backbone.std
+    mean, std, stride = net.backbone.mean, net.backbone.std, net.backbone.stride
     device = net.classifier.weight.device
     ids = len(masks.classes) + 1
     histograms = torch.zeros((len(weights), PROBE_BINS + 2, ids - 1, ids), dtype=torch.int64)
@@ -144,7 +156,7 @@ def probe_scores(
         truth, keys = torch.from_numpy(masks.mask(i)), present(masks, i)
         size = (truth.shape[0], truth.shape[1])
         for histogram, part in zip(histograms, maps.chunk(len(weights)), strict=True):
-            score, best = best_class(upsample(score_planes([part[keys]], size), size), keys)
+            score, best = best_class(upsample(score_planes([part[keys]], size, stride), size), keys)
             histogram += threshold_histogram(score, best, truth, PROBE_BINS, ids)
     net.train()
     found = [float(mean_iou(threshold_curve(histogram)).max()) for histogram in histograms]

@@ -16,7 +16,16 @@ from torch import Tensor
 
 from wsss.cam.scores import ScoreMaps, best_class, upsample
 from wsss.data.samples import Samples, class_ids
-from wsss.metrics import background_share, iou, mean_iou, threshold_curve, threshold_histogram
+from wsss.metrics import (
+    background_share,
+    false_negatives,
+    false_positives,
+    iou,
+    mean_iou,
+    threshold_curve,
+    threshold_histogram,
+    threshold_index,
+)
 
 
 def seed_curve(
@@ -55,18 +64,30 @@ def read_curve(path: Path) -> tuple[Tensor, tuple[str, ...]]:
 def seed_scores(
     curve: Tensor, names: Sequence[str], threshold: float | None, wanted: Sequence[str]
 ) -> dict[str, float]:
-    """What the curve says at the nearest of its thresholds, or at the best for None.
+    """What the curve says at one of its thresholds, or at the best for None.
 
     Returns "miou" (over the `wanted` classes), "threshold", "background_share" (of the pixels
-    predicted as foreground, those that are background), and "iou/NAME" for every class that occurs.
+    predicted as foreground, those that are background), "fp/..." and "fn/..." (wrong and missed
+    pixels as shares of the union) of the background and as the mean over the other classes, and
+    "iou/NAME" for every class that occurs. Raises ValueError for a threshold between two.
     """
-    bins = len(curve) - 1
-    scores = mean_iou(curve, class_ids(names[1:], wanted))
-    at = int(scores.nan_to_num(-1).argmax()) if threshold is None else round(threshold * bins)
-    per_class = {f"iou/{name}": float(v) for name, v in zip(names, iou(curve[at]), strict=True)}
-    return {
-        "miou": float(scores[at]),
-        "threshold": at / bins,
-        "background_share": float(background_share(curve[at])),
-        **{name: value for name, value in per_class.items() if value == value},
+    bins, only = len(curve) - 1, class_ids(names[1:], wanted)
+    at = best_index(curve, only) if threshold is None else threshold_index(threshold, bins)
+    confusion = curve[at]
+    wrong, missed = false_positives(confusion), false_negatives(confusion)
+    found = {
+        "miou": mean_iou(confusion, only),
+        "threshold": torch.tensor(at / bins, dtype=torch.float64),
+        "background_share": background_share(confusion),
+        "fp/background": wrong[0],
+        "fn/background": missed[0],
+        "fp/foreground": wrong[1:].nanmean(),
+        "fn/foreground": missed[1:].nanmean(),
+        **{f"iou/{name}": value for name, value in zip(names, iou(confusion), strict=True)},
     }
+    return {name: float(value) for name, value in found.items() if not value.isnan()}
+
+
+def best_index(curve: Tensor, only: Sequence[int] | None) -> int:
+    """Place of the threshold with the highest mIoU over the class ids `only` (None: all)."""
+    return int(mean_iou(curve, only).nan_to_num(-1).argmax())

@@ -92,6 +92,8 @@ def class_ids(classes: Sequence[str], wanted: Sequence[str]) -> list[int] | None
             near = difflib.get_close_matches(name, names, n=1)
             advice = f"did you mean {near[0]}?" if near else f"there are {', '.join(names)}"
             raise ValueError(f"class {name!r} is unknown: {advice}")
+    if len(set(wanted)) < len(wanted):
+        raise ValueError(f"classes name one twice: {', '.join(wanted)}")
     return [names.index(name) for name in wanted] or None
 
 

@@ -178,8 +178,12 @@ class SceneSamples(Samples):
         return self._scene(i)[1].copy()
 
     def identity(self) -> dict[str, str | int]:
-        """What the key is made of, with a digest of pixels: scenes drawn anew are other data."""
-        pixels = b"".join(self.image(i).tobytes() for i in range(min(8, len(self))))
+        """What the key is made of, with a digest of pixels: scenes drawn anew are other data.
+
+        It covers the first image, and its mask, of each class.
+        """
+        first = sorted({int(column.argmax()) for column in self.labels.T})
+        pixels = b"".join(self.image(i).tobytes() + self.mask(i).tobytes() for i in first)
         digest = hashlib.sha256(pixels).hexdigest()
         return {**Samples.identity(self), "seed": self.seed, "pixels": digest}
 

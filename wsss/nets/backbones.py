@@ -94,7 +94,7 @@ class Backbone(nn.Module):
 
 
 def backbone(name: str, weights: str | None = None) -> Backbone:
-    """The network `name` with `weights`: "imagenet", "none" (or None: random), or a file.
+    """The network `name` with `weights`: "imagenet", "random" (or None), or a file.
 
     Names: "resnet50", "resnet101" (torchvision), "efficientnet_lite0", "tiny" (for images of 64 to
     96 pixels), and whatever timm builds from consecutive stages at output stride 16. A file holds
@@ -119,7 +119,7 @@ def backbone(name: str, weights: str | None = None) -> Backbone:
 def _tiny(weights: str | None) -> Backbone:
     """Four layers of 3 x 3 convolutions and group norm, output stride 4, 66 thousand weights."""
     if weights == "imagenet":
-        raise ValueError("backbone tiny has no ImageNet weights: set weights to none or a file")
+        raise ValueError("backbone tiny has no ImageNet weights: set weights to random or a file")
 
     def block(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
         convolution = nn.Conv2d(inputs, outputs, 3, stride, padding=1, bias=False)
@@ -219,4 +219,4 @@ def _built(name: str, build: Callable[[], nn.Module]) -> nn.Module:
 
 
 def _file(weights: str | None) -> Path | None:
-    return None if weights in (None, "none", "imagenet") else Path(str(weights))
+    return None if weights in (None, "random", "imagenet") else Path(str(weights))

@@ -23,5 +23,5 @@ def test_few_photographs_are_counted_in_steps() -> None:
 
 
 def test_random_weights_only_where_there_are_no_others() -> None:
-    assert recipe("voc2012:/data", "tiny", 386).cam.weights == "none"
+    assert recipe("voc2012:/data", "tiny", 386).cam.weights == "random"
     assert recipe("voc2012:/data", "resnet101", 386).cam.weights == "imagenet"

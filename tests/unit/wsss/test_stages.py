@@ -34,7 +34,7 @@ def executor(tmp_path_factory: pytest.TempPathFactory) -> LocalExecutor:
 
 def plain(**training: object) -> tuple[Node, Node]:
     """A classifier and its maps."""
-    config = CAMTraining(backbone="tiny", weights="none", steps=2, epochs=1, **VIEW, **training)
+    config = CAMTraining(backbone="tiny", weights="random", steps=2, epochs=1, **VIEW, **training)
     net = stages.train_cam(stages.images(SCENES, "train"), config)
     return net, stages.cam_maps(stages.images(SCENES, "train"), net, CAMMaps(scales=(1.0,)))
 
@@ -82,7 +82,7 @@ def test_masks_are_no_part_of_what_is_learned() -> None:
 def test_a_data_set_that_differs_from_the_plan_is_refused(executor: LocalExecutor) -> None:
     planned = stages.images(SCENES, "train")
     other = Source("images", "train@scenes:images=13", planned.identity)
-    config = CAMTraining(backbone="tiny", weights="none", steps=3, epochs=1, **VIEW)
+    config = CAMTraining(backbone="tiny", weights="random", steps=3, epochs=1, **VIEW)
     with pytest.raises(RunError, match="is not what was planned with"):
         run(stages.train_cam(other, config), executor=executor)
 

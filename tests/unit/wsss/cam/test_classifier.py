@@ -11,7 +11,7 @@ from wsss.training import Silent
 
 SMALL = {
     "backbone": "tiny",
-    "weights": "none",
+    "weights": "random",
     "batch": 8,
     "crop": 64,
     "long_side": (64, 80),

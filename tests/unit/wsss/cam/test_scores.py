@@ -134,6 +134,18 @@ def test_each_scale_is_seen_in_its_own_size_and_mirrored():
     assert [tuple(m.shape) for m in found] == [(2, 21, 34), (2, 10, 17), (2, 42, 68)]
 
 
+@pytest.mark.parametrize("stride", [4, 8, 16])
+def test_cells_stay_over_their_pixels_at_any_stride(stride):
+    """A source that knows the mask: its cells, stored and resized again, lie where they were."""
+    mask = torch.zeros(65, 70)
+    mask[20:44, 30:62] = 1
+    padded = F.pad(mask, (0, -70 % stride, 0, -65 % stride))
+    cells = F.avg_pool2d(padded[None], stride)
+    whole = upsample(score_planes([cells], (65, 70), stride), (65, 70))[0] > 0.5
+    overlap = (whole & (mask > 0)).sum() / (whole | (mask > 0)).sum()
+    assert overlap > {4: 0.93, 8: 0.85, 16: 0.75}[stride]
+
+
 def test_extraction_keeps_present_classes_and_images_without_any(tmp_path):
     drawn = open_samples("scenes:images=6", "train")
     labels = drawn.labels.copy()
@@ -144,7 +156,7 @@ def test_extraction_keeps_present_classes_and_images_without_any(tmp_path):
         level = F.avg_pool2d(pair[0].mean(0)[None], 8, ceil_mode=True)
         return level.abs() * torch.arange(1, 9).view(8, 1, 1)
 
-    found = extract(scenes, range(6), brightness, scales=(1.0, 0.5), mean=MEAN, std=STD)
+    found = extract(scenes, range(6), brightness, scales=(1.0, 0.5), mean=MEAN, std=STD, stride=8)
     write_scores(tmp_path, found)
     for i, scores in enumerate(ScoreMaps(tmp_path)):
         assert scores.keys.tolist() == np.flatnonzero(labels[i]).tolist()
@@ -183,7 +195,7 @@ def test_compact_maps_cost_less_than_a_twentieth_of_a_point(tmp_path, voc_mini):
     for i in chosen:
         maps, size = fuzzy(i), tuple(truth(i).shape)
         counted("float", i, fused_high_res(maps, size))
-        planes = score_planes(maps, size)
+        planes = score_planes(maps, size, 16)
         stored.append(ScoreMap(samples.ids[i], present(samples, i), planes, size))
     write_scores(tmp_path, stored, bits=8)
     for i, scores in zip(chosen, ScoreMaps(tmp_path), strict=True):
