@@ -1,0 +1,139 @@
+"""What the experiment declares: options to configs, parameters to nodes, entries to words."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import optuna
+import pytest
+
+from sweeps.recam_threshold import (
+    SWEEP,
+    Options,
+    Params,
+    chosen,
+    differences,
+    entries,
+    initial_weights,
+    pipeline,
+    probed,
+    space,
+    train_split,
+)
+
+SCENES = Options(data="scenes:images=12")
+
+
+def photographs(root: Path, **given: object) -> Options:
+    return replace(Options(data=f"voc2012:{root}", backbone="efficientnet_lite0"), **given)
+
+
+def test_the_defaults_are_the_published_ones() -> None:
+    assert SWEEP.defaults == Params(loss_weight=1.0, extraction="product", threshold=0.21)
+
+
+def test_proposals_lie_on_the_grid_of_the_curve() -> None:
+    study = optuna.create_study()
+    for _ in range(30):
+        params = space(study.ask(), SCENES)
+        assert params.threshold == round(params.threshold, 2)
+        assert 0.05 <= params.threshold <= 0.6
+
+
+def test_only_what_differs_is_made_again() -> None:
+    """A threshold shares everything but the look-up, an extraction weight shares the training."""
+    nodes = {
+        name: pipeline(params, SCENES)
+        for name, params in {
+            "published": Params(),
+            "threshold": Params(threshold=0.3),
+            "extraction": Params(extraction="w"),
+            "loss": Params(loss_weight=0.1),
+        }.items()
+    }
+    quality = {name: node.parents[0] for name, node in nodes.items()}
+    training = {name: node.parents[0].parents[0] for name, node in quality.items()}
+    assert len({node.key for node in nodes.values()}) == 4
+    assert quality["threshold"] == quality["published"]
+    assert quality["extraction"] != quality["published"]
+    assert training["extraction"] == training["published"]
+    assert training["loss"] != training["published"]
+
+
+def test_cam_and_recam_of_one_seed_start_from_one_classifier() -> None:
+    shown = entries(Params(), replace(SCENES, seeds=2))
+    assert [entry.method for entry in shown] == ["CAM", "CAM", "CAM", "ReCAM", "ReCAM"]
+
+    def classifiers(index: int) -> list[str]:
+        found = []
+        for target in shown[index].targets:
+            node = target
+            while node.parents:
+                node = node.parents[0]
+            found.append(node.key)
+        return found
+
+    assert classifiers(0) == classifiers(2) == classifiers(3)
+    assert len(set(classifiers(0))) == 2
+
+
+def test_what_masks_chose_is_said() -> None:
+    best, fixed, longer, ours, ours_fixed = entries(Params(threshold=0.3), SCENES)
+    assert [e.oracle for e in (best, fixed, longer, ours, ours_fixed)] == [
+        *(True, False, True, True, True)
+    ]
+    assert "searched with masks" in ours_fixed.note
+    assert "threshold 0.15" in fixed.variant
+    assert "threshold 0.3" in ours_fixed.variant
+
+
+def test_steps_and_weights_that_the_user_wants(voc_mini: Path, tmp_path: Path) -> None:
+    found = chosen(photographs(voc_mini, cam_steps=2, recam_steps=3, weights="random"))
+    assert (found.cam.steps, found.cam.epochs, found.cam.weights) == (2, 2, "random")
+    assert (found.recam.steps, found.recam.epochs) == (3, 3)
+    file = tmp_path / "mine.pth"
+    file.write_bytes(b"weights")
+    options = photographs(voc_mini, weights=str(file))
+    assert chosen(options).cam.weights.startswith("sha256:")
+    assert (
+        initial_weights(options)
+        == f"efficientnet_lite0, mine.pth@{chosen(options).cam.weights[7:15]}"
+    )
+    copy = tmp_path / "elsewhere.pth"
+    copy.write_bytes(b"weights")
+    same, other = (
+        pipeline(Params(), photographs(voc_mini, weights=str(path))).key for path in (file, copy)
+    )
+    assert same == other
+    with pytest.raises(ValueError, match=r"nowhere\.pth cannot be read"):
+        chosen(photographs(voc_mini, weights=str(tmp_path / "nowhere.pth")))
+
+
+def test_why_rows_cannot_be_compared(voc_mini: Path) -> None:
+    assert "other data" in differences(SCENES)
+    found = differences(photographs(voc_mini, weights="random"))
+    assert {
+        *("other images", "other training images", "another backbone"),
+        *("other initial weights", "another schedule"),
+    } == set(found)
+
+
+def test_splits(voc_mini: Path) -> None:
+    assert train_split(SCENES) == "train"
+    assert train_split(photographs(voc_mini)) == "train_aug"
+    assert train_split(photographs(voc_mini, train="val")) == "val"
+
+
+def test_without_masks_nothing_is_scored_on_the_way(voc_mini: Path, tmp_path: Path) -> None:
+    """The usual layout has a train_aug list, and masks for train only."""
+    for name in ("JPEGImages", "ImageSets", "SegmentationClass", "image_labels.txt"):
+        (tmp_path / name).symlink_to(voc_mini / name)
+    assert probed(photographs(voc_mini)) == 24
+    assert probed(photographs(tmp_path)) == 0
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("seeds", 0), ("probe", -1), ("cam_steps", -2), ("cam_threshold", 2.0)]
+)
+def test_options_are_checked(field: str, value: float) -> None:
+    with pytest.raises(ValueError, match=f"^{field} is {value}: give"):
+        replace(SCENES, **{field: value})
