@@ -28,6 +28,7 @@ from stageflow.runs import KINDS, Attachment, DataSet, Run
 DIGEST = "stageflow.digest"  # tag of a run that says all it shall; written last
 METRICS, PARAMS, TAGS = 500, 50, 50  # in one request: below MLflow's limits, of numbers and of 1 MB
 PAGE = 1000  # runs in one answer
+KIND = {"mlflow.experimentKind": "custom_model_development"}  # the UI opens on runs, not on traces
 
 Identity: TypeAlias = tuple[str, str]
 Item = TypeVar("Item")
@@ -81,7 +82,7 @@ class Experiment:
         found = self._client.get_experiment_by_name(name)
         if found is None:
             try:
-                return self._client.create_experiment(name, _artifacts_beside(uri, name))
+                return self._client.create_experiment(name, _artifacts_beside(uri, name), KIND)
             except MlflowException:  # made meanwhile by another, or by this request, sent before
                 found = self._client.get_experiment_by_name(name)
                 if found is None:

@@ -1,0 +1,416 @@
+"""The study: states told truthfully, one driver, and nothing lost with a driver that died."""
+
+from __future__ import annotations
+
+import math
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import optuna
+import pytest
+
+from stageflow import study as module
+from stageflow.study import (
+    LEASE_SECONDS,
+    LOST,
+    Broken,
+    Completed,
+    Pruned,
+    Study,
+    StudyError,
+    study_names,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Params:
+    x: float = 0.5
+    kind: str = "a"
+
+
+def space(trial: optuna.Trial) -> Params:
+    return Params(
+        x=trial.suggest_float("x", 0, 1), kind=trial.suggest_categorical("kind", ("a", "b"))
+    )
+
+
+def journal(folder: Path) -> str:
+    return str(folder / "studies.journal")
+
+
+def sqlite(folder: Path) -> str:
+    return f"sqlite:///{folder}/studies.db"
+
+
+@pytest.fixture
+def url(tmp_path: Path) -> str:
+    return journal(tmp_path)
+
+
+def opened(url: str, name: str = "sweep", **options: object) -> Study[Params]:
+    return Study(name, url, space=space, **options)  # type: ignore[arg-type]
+
+
+def again(study: Study[Params], url: str) -> Study[Params]:
+    """The study as another process finds it."""
+    return opened(url, study.name)
+
+
+@pytest.mark.parametrize("storage", [journal, sqlite])
+class TestStorages:
+    def test_keeps_everything(self, tmp_path: Path, storage: object) -> None:
+        assert callable(storage)
+        url = storage(tmp_path)
+        study = opened(url)
+        for result in (Completed(0.5, "seeds/1"), Pruned(0.2, 3), Broken("no luck"), None):
+            proposal = study.ask()
+            if result is not None:
+                study.tell(proposal.number, result)
+        study.note("rows", ["a", 1])
+        found = again(study, url)
+        assert found.trials() == study.trials()
+        assert found.notes()["rows"] == ["a", 1]
+        assert [trial.state for trial in found.trials()] == [
+            "COMPLETE",
+            "PRUNED",
+            "FAIL",
+            "RUNNING",
+        ]
+        assert study_names(url) == ["sweep"]
+
+    def test_studies_do_not_mix(self, tmp_path: Path, storage: object) -> None:
+        assert callable(storage)
+        url = storage(tmp_path)
+        one, two = opened(url, "one"), opened(url, "two")
+        one.tell(one.ask().number, Completed(1.0, "t"))
+        assert two.trials() == []
+        assert two.ask().number == 0
+        assert sorted(study_names(url)) == ["one", "two"]
+
+
+class TestTell:
+    def test_completed(self, url: str) -> None:
+        study = opened(url)
+        proposal = study.ask()
+        study.tell(proposal.number, Completed(0.25, "seeds/1a2b"))
+        (trial,) = again(study, url).trials()
+        assert (trial.number, trial.state, trial.value) == (0, "COMPLETE", 0.25)
+        assert (trial.target, trial.reason) == ("seeds/1a2b", "")
+        assert trial.params == {"x": proposal.params.x, "kind": proposal.params.kind}
+        assert trial.started is not None
+        assert trial.finished is not None
+        assert time.time() - 60 < trial.started <= trial.finished <= time.time() + 1
+
+    @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+    def test_no_number_is_a_failure(self, url: str, value: float) -> None:
+        """Optuna would leave such a trial running for ever."""
+        study = opened(url)
+        study.tell(study.ask().number, Completed(value, "t"))
+        (trial,) = study.trials()
+        assert (trial.state, trial.value) == ("FAIL", None)
+        assert trial.reason == f"the objective is {value}"
+        assert study.best() is None
+
+    def test_pruned(self, url: str) -> None:
+        """It has no final value, but the sampler may learn from its last report."""
+        study = opened(url)
+        study.tell(study.ask().number, Pruned(0.75, 3))
+        (trial,) = study.trials()
+        assert (trial.state, trial.value) == ("PRUNED", None)
+        (frozen,) = optuna.load_study(
+            study_name="sweep",
+            storage=optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(url)),
+        ).trials
+        assert frozen.intermediate_values == {3: 0.75}
+
+    def test_pruned_at_no_number(self, url: str) -> None:
+        study = opened(url)
+        study.tell(study.ask().number, Pruned(math.nan, 1))
+        assert study.trials()[0].state == "PRUNED"
+
+    def test_broken(self, url: str) -> None:
+        study = opened(url)
+        study.tell(study.ask().number, Broken("LookupError: no luck"))
+        (trial,) = study.trials()
+        assert (trial.state, trial.value, trial.reason) == ("FAIL", None, "LookupError: no luck")
+
+    def test_out_of_order(self, url: str) -> None:
+        """Trials end in another order than they began."""
+        study = opened(url)
+        numbers = [study.ask().number for _ in range(4)]
+        for number in (2, 0, 3, 1):
+            study.tell(number, Completed(number / 10, f"t/{number}"))
+        assert numbers == [0, 1, 2, 3]
+        assert [trial.value for trial in study.trials()] == [0.0, 0.1, 0.2, 0.3]
+        assert [trial.target for trial in study.trials()] == ["t/0", "t/1", "t/2", "t/3"]
+
+
+@pytest.mark.parametrize(("maximise", "best"), [(True, 2), (False, 1)])
+def test_best(url: str, maximise: bool, best: int) -> None:
+    """Of completed trials only; of equals the earliest; also for who only looks at the study."""
+    study = opened(url, maximise=maximise)
+    results = [Completed(0.5, "t"), Completed(-1.0, "t"), Completed(3.0, "t"), Completed(3.0, "t")]
+    for result in (*results, Completed(-1.0, "t"), Pruned(99.0, 1), Pruned(-99.0, 1)):
+        study.tell(study.ask().number, result)
+    study.ask()
+    for looked in (study, again(study, url)):
+        found = looked.best()
+        assert found is not None
+        assert found.number == best
+    assert opened(url, "empty").best() is None
+
+
+class TestQueue:
+    def test_defaults_first_and_once(self, url: str) -> None:
+        study = opened(url)
+        study.enqueue(Params(x=0.125, kind="b"))
+        study.enqueue(Params(x=0.125, kind="b"))
+        assert study.ask().params == Params(x=0.125, kind="b")
+        assert study.ask().params != Params(x=0.125, kind="b")
+        later = again(study, url)
+        later.enqueue(Params(x=0.125, kind="b"))
+        assert later.ask().params != Params(x=0.125, kind="b")
+
+    def test_what_waits_is_no_trial_yet(self, url: str) -> None:
+        study = opened(url)
+        study.enqueue(Params())
+        assert study.trials() == []
+        assert study.spent() == 0
+        assert study.ask().number == 0
+
+
+def test_seed_trap(url: str) -> None:
+    """A driver that starts again must not propose what the first has proposed."""
+    first = opened(url, seed=7)
+    asked = [first.ask().params for _ in range(5)]
+    second = opened(url, seed=7)
+    assert not {second.ask().params.x for _ in range(5)} & {params.x for params in asked}
+
+
+def test_seed(tmp_path: Path) -> None:
+    """Two sweeps of one seed begin alike, of two seeds not."""
+    alike = [
+        opened(str(tmp_path / name), seed=seed) for name, seed in (("a", 3), ("b", 3), ("c", 4))
+    ]
+    one, two, three = ([study.ask().params.x for _ in range(3)] for study in alike)
+    assert one == two != three
+
+
+def test_conditional_space(url: str) -> None:
+    """Parameters of a stage may exist only where it is chosen; no warning then (they are errors)."""
+
+    def conditional(trial: optuna.Trial) -> dict[str, float]:
+        kind = trial.suggest_categorical("kind", ("a", "b"))
+        return {kind: trial.suggest_float(f"of_{kind}", 0, 1)}
+
+    study: Study[dict[str, float]] = Study("sweep", url, space=conditional)
+    for _ in range(20):
+        proposal = study.ask()
+        study.tell(proposal.number, Completed(sum(proposal.params.values()), "t"))
+    assert len(study.trials()) == 20
+
+
+class TestBudget:
+    def test_spent(self, url: str) -> None:
+        """What ended counts, whatever its end, but for what was lost with a driver."""
+        study = opened(url)
+        for result in (Completed(1.0, "t"), Pruned(1.0, 1), Broken("no luck"), Broken(LOST)):
+            study.tell(study.ask().number, result)
+        study.ask()
+        assert study.spent() == 3
+
+
+class TestReconcile:
+    def test_lost_trials_are_tried_again(self, url: str) -> None:
+        dead = opened(url)
+        dead.tell(dead.ask().number, Completed(1.0, "t"))
+        lost = [dead.ask().params for _ in range(3)]
+        study = again(dead, url)
+        assert study.reconcile() == 3
+        assert [trial.state for trial in study.trials()] == ["COMPLETE", "FAIL", "FAIL", "FAIL"]
+        assert {trial.reason for trial in study.trials()[1:]} == {LOST}
+        assert [study.ask().params for _ in range(3)] == lost
+        assert study.spent() == 1
+
+    def test_nothing_was_lost(self, url: str) -> None:
+        study = opened(url)
+        study.tell(study.ask().number, Completed(1.0, "t"))
+        assert study.reconcile() == 0
+        assert len(study.trials()) == 1
+
+    def test_killed_before_it_asked_for_the_parameters(self, url: str) -> None:
+        """The defaults are not lost, although they are in the queue no more."""
+        dead = opened(url)
+        dead.enqueue(Params(x=0.125, kind="b"))
+        dead._study.ask()
+        study = again(dead, url)
+        study.reconcile()
+        study.enqueue(Params(x=0.125, kind="b"))
+        assert study.ask().params == Params(x=0.125, kind="b")
+
+    def test_killed_while_it_asked(self, url: str) -> None:
+        """What was chosen by then is chosen again."""
+        dead = opened(url)
+        x = dead._study.ask().suggest_float("x", 0, 1)
+        study = again(dead, url)
+        study.reconcile()
+        assert study.ask().params.x == x
+
+    def test_killed_while_it_reconciles(self, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Whenever that is, every lost parameter set is tried again; none stays a zombie."""
+        dead = opened(url)
+        lost = [dead.ask().params for _ in range(2)]
+        dying = again(dead, url)
+        with monkeypatch.context() as patch:
+            patch.setattr(dying, "tell", lambda number, result: sys.exit("killed"))
+            with pytest.raises(SystemExit):
+                dying.reconcile()
+        study = again(dead, url)
+        study.reconcile()
+        asked = [study.ask().params for _ in range(3)]
+        assert all(params in asked for params in lost)
+        assert "RUNNING" not in [trial.state for trial in study.trials()[:2]]
+
+    def test_again_and_again(self, url: str) -> None:
+        """A driver that is killed every time does not multiply its trials."""
+        lost = opened(url).ask().params
+        for _ in range(3):
+            study = opened(url)
+            assert study.reconcile() == 1
+            assert study.ask().params == lost
+        assert study.spent() == 0
+
+
+def driver(url: str, **changes: object) -> None:
+    """Let the study be held by a driver with these marks."""
+    held = {"id": "other", "host": socket.gethostname(), "pid": os.getpid(), "beat": time.time()}
+    opened(url).note("driver", {**held, **changes})
+
+
+def ended() -> int:
+    """The number of a process that is no more."""
+    with subprocess.Popen([sys.executable, "-c", ""]) as process:
+        process.wait()
+    return process.pid
+
+
+class TestLease:
+    def test_one_driver(self, url: str) -> None:
+        """The second is refused in one line that says who and what to do, and changes nothing."""
+        with opened(url).claimed():
+            held = opened(url).notes()["driver"]
+            expected = (
+                f"^sweep sweep is being driven by process {os.getpid()} on {socket.gethostname()} "
+                r"\(last sign of life \d+ s ago\): wait for it, stop it, or .* another --study$"
+            )
+            with pytest.raises(StudyError, match=expected), opened(url).claimed():
+                pytest.fail("two drivers")
+            assert opened(url).notes()["driver"] == held
+        with opened(url).claimed():
+            pass
+
+    def test_is_given_back_after_an_error(self, url: str) -> None:
+        with pytest.raises(KeyError), opened(url).claimed():
+            raise KeyError
+        with opened(url).claimed():
+            pass
+
+    def test_another_study_of_the_storage(self, url: str) -> None:
+        with opened(url, "one").claimed(), opened(url, "two").claimed():
+            pass
+
+    def test_dead_process(self, url: str) -> None:
+        """Nobody has to wait for a driver that is known to be dead."""
+        driver(url, pid=ended())
+        with opened(url).claimed():
+            assert opened(url).notes()["driver"]["pid"] == os.getpid()
+
+    def test_silent_for_long(self, url: str) -> None:
+        """On another machine, only time tells."""
+        driver(url, host="elsewhere", pid=1, beat=time.time() - LEASE_SECONDS - 1)
+        with opened(url).claimed():
+            pass
+
+    def test_silent_for_a_moment(self, url: str) -> None:
+        driver(url, host="elsewhere", pid=ended(), beat=time.time() - LEASE_SECONDS + 10)
+        with (
+            pytest.raises(StudyError, match="on elsewhere .last sign of life 50 s ago"),
+            opened(url).claimed(),
+        ):
+            pytest.fail("two drivers")
+
+    def test_at_once(self, url: str) -> None:
+        """Of four that start together, one goes on."""
+        opened(url)
+        ready, over = threading.Barrier(4), threading.Barrier(4)
+        held: list[str] = []
+
+        def drive() -> None:
+            study = opened(url)
+            ready.wait()
+            try:
+                with study.claimed():
+                    held.append(study.notes()["driver"]["id"])
+                    over.wait()
+            except StudyError:
+                over.wait()
+
+        threads = [threading.Thread(target=drive) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(30)
+        assert len(held) == 1
+
+    def test_signs_of_life(self, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(module, "BEAT_SECONDS", 0.05)
+        study = opened(url)
+        with study.claimed():
+            first = opened(url).notes()["driver"]["beat"]
+            time.sleep(0.5)
+            assert opened(url).notes()["driver"]["beat"] > first
+
+    def test_taken_over(self, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A driver that slept too long stops asking, and does not end the other's lease."""
+        monkeypatch.setattr(module, "BEAT_SECONDS", 0.05)
+        study = opened(url)
+        with study.claimed():
+            driver(url, id="the other")
+            time.sleep(0.5)
+            with pytest.raises(StudyError, match="^another driver has taken over sweep: this one"):
+                study.ask()
+        assert opened(url).notes()["driver"]["id"] == "the other"
+
+
+class TestErrors:
+    @pytest.mark.parametrize(
+        "url",
+        [
+            "sqlite:////nowhere/at/all/studies.db",
+            "nosuchdialect://host/db",
+            "postgresql+nosuchdriver://host/db",
+            "/nowhere/at/all/studies.journal",
+        ],
+    )
+    def test_no_storage(self, url: str) -> None:
+        """One line that names the storage."""
+        with pytest.raises(
+            StudyError, match=f"^no study storage at {url.replace('+', '.')}: "
+        ) as caught:
+            opened(url)
+        assert "\n" not in str(caught.value)
+
+    def test_other_direction(self, url: str) -> None:
+        """A study that maximised would take the worst of a sweep that minimises for its best."""
+        opened(url, maximise=True)
+        with (
+            pytest.raises(StudyError, match="^study sweep is there to maximize: give this one ano"),
+            opened(url, maximise=False).claimed(),
+        ):
+            pytest.fail("claimed")
