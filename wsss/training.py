@@ -11,7 +11,8 @@ With momentum 0.9 the same rates would act ten times as strong.
 
 The batch of a step, and every draw of its augmentation, are a function of the seed and the step
 alone. So a training that was killed and goes on from a checkpoint ends with the same bits as one
-that was never interrupted, and the number of checkpoints changes nothing.
+that was never interrupted, and the number of checkpoints changes nothing: on a CPU with one number
+of threads. CUDA's kernels are not made deterministic here.
 """
 
 from __future__ import annotations

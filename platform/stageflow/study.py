@@ -28,6 +28,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 BEAT_SECONDS = 10.0
 LEASE_SECONDS = 60.0
+SETTLE_SECONDS = 0.3
 LOST = "the driver died"
 
 Params = TypeVar("Params")
@@ -203,7 +204,7 @@ class Study(Generic[Params]):
         mine = {"id": uuid.uuid4().hex, "host": socket.gethostname(), "pid": os.getpid()}
         self._refuse_living_driver()
         self.note("driver", {**mine, "beat": time.time()})
-        time.sleep(0.2)  # of two that start at once, the second overwrites the first, which sees it
+        time.sleep(SETTLE_SECONDS)  # of two that start at once, the later overwrites the other
         if self._holder().get("id") != mine["id"]:
             self._refuse_living_driver()
         stop = threading.Event()

@@ -82,7 +82,7 @@ def _listed_ids(folder: Path, split: str) -> tuple[str, ...]:
     path = folder / f"{split}.txt"
     if not path.is_file():
         known = ", ".join(sorted(_stems(folder, ".txt"))) or "none"
-        raise ValueError(f"split {split!r} has no list {path}; there: {known}")
+        raise ValueError(f"split {split!r} has no list {path}; choose one that is there: {known}")
     rows = (line.split() for line in path.read_text().splitlines())
     ids = tuple(PurePosixPath(row[0]).stem for row in rows if row)
     if not ids:

@@ -203,7 +203,7 @@ def test_seed(tmp_path: Path) -> None:
 
 
 def test_conditional_space(url: str) -> None:
-    """Parameters of a stage may exist only where it is chosen; no warning then (they are errors)."""
+    """Parameters of a stage may exist only where it is chosen; that is no reason to warn."""
 
     def conditional(trial: optuna.Trial) -> dict[str, float]:
         kind = trial.suggest_categorical("kind", ("a", "b"))
@@ -340,13 +340,14 @@ class TestLease:
     def test_silent_for_a_moment(self, url: str) -> None:
         driver(url, host="elsewhere", pid=ended(), beat=time.time() - LEASE_SECONDS + 10)
         with (
-            pytest.raises(StudyError, match="on elsewhere .last sign of life 50 s ago"),
+            pytest.raises(StudyError, match=r"on elsewhere \(last sign of life 50 s ago"),
             opened(url).claimed(),
         ):
             pytest.fail("two drivers")
 
-    def test_at_once(self, url: str) -> None:
+    def test_at_once(self, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
         """Of four that start together, one goes on."""
+        monkeypatch.setattr(module, "SETTLE_SECONDS", 1.0)  # this machine may be slow
         opened(url)
         ready, over = threading.Barrier(4), threading.Barrier(4)
         held: list[str] = []
@@ -383,7 +384,7 @@ class TestLease:
         with study.claimed():
             driver(url, id="the other")
             time.sleep(0.5)
-            with pytest.raises(StudyError, match="^another driver has taken over sweep: this one"):
+            with pytest.raises(StudyError, match=r"^another driver has taken over sweep: this one"):
                 study.ask()
         assert opened(url).notes()["driver"]["id"] == "the other"
 
@@ -410,7 +411,9 @@ class TestErrors:
         """A study that maximised would take the worst of a sweep that minimises for its best."""
         opened(url, maximise=True)
         with (
-            pytest.raises(StudyError, match="^study sweep is there to maximize: give this one ano"),
+            pytest.raises(
+                StudyError, match=r"^study sweep is there to maximize: give this one ano"
+            ),
             opened(url, maximise=False).claimed(),
         ):
             pytest.fail("claimed")

@@ -120,8 +120,8 @@ def test_the_cut_changes_no_value():
     ("name", "weights", "message"),
     [
         ("resnet5", None, r"backbone 'resnet5' is unknown; near: .*resnet50"),
-        ("vit_small_patch16_224", None, "cannot be built at stride 16"),
-        ("hrnet_w18_small", None, "hrnet_w18_small cannot be built at stride 16"),
+        ("vit_small_patch16_224", None, "cannot be had at stride 16"),
+        ("hrnet_w18_small", None, "hrnet_w18_small cannot be had at stride 16"),
         ("tiny", "imagenet", "tiny has no ImageNet weights"),
         ("resnet50", "/nowhere/resnet.pth", r"weights file /nowhere/resnet\.pth does not exist"),
         ("resnet50", LITE0_FILE, r"57934424\.pth does not fit the network: lacks conv1\.weight"),
