@@ -2,7 +2,7 @@
 
     python tests/benchmarks/class_features.py
 
-Prints the ratio of times, which holds on a noisy machine, and the size of the largest tensor of each.
+Prints the ratio of times, which holds on a noisy machine, and the largest tensor of each.
 """
 
 import statistics

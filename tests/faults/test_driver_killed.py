@@ -31,7 +31,7 @@ from stageflow.search_ray import search
 from stageflow.stage import Metrics, stage
 from stageflow.store import FolderStore
 from stageflow.study import Study
-from stageflow.testing_executor import note_down, wait_for
+from stageflow.testing_stages import note_down, wait_for
 
 FOLDER = Path(sys.argv[1])
 

@@ -18,7 +18,7 @@ from stageflow.executor import Event, Kind, RunError, run
 from stageflow.executor_ray import RayExecutor
 from stageflow.stage import Node
 from stageflow.store import FolderStore
-from stageflow.testing_executor import Counting, Squaring, count, noted, squares
+from stageflow.testing_stages import Counting, Squaring, count, noted, squares
 
 
 @pytest.fixture(scope="module")

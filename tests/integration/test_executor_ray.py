@@ -19,11 +19,10 @@ from stageflow.executor import Done, Event, Executor, Kind, OnStale, RunError, r
 from stageflow.executor_ray import RayExecutor
 from stageflow.stage import Needs, Node
 from stageflow.store import FolderStore
-from stageflow.testing_executor import (
+from stageflow.testing_executor import ExecutorContract, OpenExecutor
+from stageflow.testing_stages import (
     Adding,
     Counting,
-    ExecutorContract,
-    OpenExecutor,
     Squaring,
     Telling,
     add,

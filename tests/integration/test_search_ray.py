@@ -22,7 +22,7 @@ from stageflow.search import Objective
 from stageflow.stage import Node
 from stageflow.store import FolderStore
 from stageflow.study import Study, Trial
-from stageflow.testing_executor import (
+from stageflow.testing_stages import (
     Adding,
     Counting,
     Failing,
@@ -142,7 +142,7 @@ def test_light_trials(sweep: Sweep) -> None:
 def test_light_driver() -> None:
     """Nor in the process that drives a sweep."""
     code = (
-        "import sys, stageflow.search_ray, stageflow.sweep, stageflow.testing_executor\n"
+        "import sys, stageflow.search_ray, stageflow.sweep\n"
         "sys.exit('torch' in sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)

@@ -215,7 +215,7 @@ def _built(name: str, build: Callable[[], nn.Module]) -> nn.Module:
         return build()
     except Exception as error:
         reason = str(error).partition("\n")[0] or type(error).__name__
-        raise ValueError(f"backbone {name} cannot be had at stride 16 with these weights: {reason}") from error
+        raise ValueError(f"backbone {name} cannot be had at stride 16: {reason}") from error
 
 
 def _file(weights: str | None) -> Path | None:

@@ -19,7 +19,7 @@ import pytest
 from stageflow.artifact import Artifacts, Corrupt, File, Manifest, Part, folder_of, sha256
 from stageflow.context import Report
 from stageflow.store import FolderStore, NotFound, Store, StoreError
-from stageflow.testing_executor import Telling, tell
+from stageflow.testing_stages import Telling, tell
 
 KEY = tell(Telling(label="x")).key
 

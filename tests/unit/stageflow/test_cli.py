@@ -12,7 +12,7 @@ from stageflow.board import Entry
 from stageflow.cli import VERBS, main
 from stageflow.executor import LocalExecutor, run
 from stageflow.settings import Settings, home
-from stageflow.testing_executor import Counting, count
+from stageflow.testing_stages import Counting, count
 
 
 @pytest.fixture

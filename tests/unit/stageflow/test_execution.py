@@ -17,7 +17,7 @@ from stageflow.context import Context, Shard
 from stageflow.execution import StageError, assemble, execute, unfinished
 from stageflow.stage import Metrics, Needs, Node, stage
 from stageflow.store import FolderStore
-from stageflow.testing_executor import Adding, Counting, Squaring, add, count, noted, squares
+from stageflow.testing_stages import Adding, Counting, Squaring, add, count, noted, squares
 
 
 class Deaf:

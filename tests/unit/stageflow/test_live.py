@@ -87,6 +87,7 @@ def test_progress_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = [100.0]
     monkeypatch.setattr(live.time, "monotonic", lambda: clock[0])
     shown, printed = view(width=30)
+    shown.begun = clock[0]
     shown(event(Kind.STARTED))
     for second in range(1, 36):
         clock[0] = 100.0 + second

@@ -12,7 +12,8 @@ from stageflow.executor import LocalExecutor, run
 from stageflow.plan import EXAMPLES, Plan, Status, excess, plan
 from stageflow.stage import Needs, Node
 from stageflow.store import FolderStore
-from stageflow.testing_executor import Adding, Counting, add, count, make_stale
+from stageflow.testing_executor import make_stale
+from stageflow.testing_stages import Adding, Counting, add, count
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from stageflow.search import Objective, search
 from stageflow.stage import Node
 from stageflow.store import FolderStore
 from stageflow.study import LOST, Broken, Study, Trial
-from stageflow.testing_executor import (
+from stageflow.testing_stages import (
     Adding,
     Counting,
     Failing,

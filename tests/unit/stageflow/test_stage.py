@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from ray import cloudpickle
 
-from stageflow import testing_executor as toys
+from stageflow import testing_stages as toys
 from stageflow.context import Context
 from stageflow.fingerprint import fingerprint
 from stageflow.identity import IdentityError

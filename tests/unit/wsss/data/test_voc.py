@@ -91,7 +91,7 @@ def test_missing_root_and_wrong_folder(root: Path):
 
 
 def test_missing_list_names_those_there(root: Path):
-    assert refused(root, "test").endswith("test.txt; there: train")
+    assert refused(root, "test").endswith("test.txt; choose one that is there: train")
 
 
 def test_list_that_names_absent_images(root: Path):
