@@ -157,11 +157,23 @@ class Artifacts:
         return manifest
 
     def withdraw(self, manifest: Manifest) -> None:
-        """Forget an artifact, so that it is made anew: first the manifest, then the files."""
-        folder = f"{manifest.stage}/{manifest.key}"
-        self.store.delete([f"{folder}/manifest.json"])
-        self.store.delete(f"{folder}/{file.attempt}/{file.path}" for file in manifest.files)
-        shutil.rmtree(self.cache / manifest.stage / manifest.key, ignore_errors=True)
+        """Forget an artifact and all that was made from it, so that they are made anew.
+
+        Of each first the manifest, then everything else.
+        """
+        known, going = list(self.all()), [manifest]
+        for gone in going:  # it grows while we walk it
+            keys = {other.key for other in going}
+            going += [
+                other
+                for other in known
+                if other.key not in keys and gone.key in (i["key"] for i in other.inputs.values())
+            ]
+        for gone in going:
+            folder = f"{gone.stage}/{gone.key}"
+            self.store.delete([f"{folder}/manifest.json"])
+            self.store.delete(list(self.store.list(f"{folder}/")))
+            shutil.rmtree(self.cache / gone.stage / gone.key, ignore_errors=True)
 
     def put(self, folder: str, files: Path, attempt: str | None = None) -> tuple[File, ...]:
         """Upload a directory under `folder` in the store as one attempt."""

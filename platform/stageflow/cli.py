@@ -14,6 +14,7 @@ from rich.tree import Tree
 from stageflow import board
 from stageflow.artifact import Artifacts, Manifest
 from stageflow.options import OptionError, add_flags, from_flags
+from stageflow.redact import safe
 from stageflow.settings import Settings
 from stageflow.store import StoreError
 from stageflow.store_check import self_test
@@ -135,9 +136,16 @@ def _check(settings: Settings) -> None:
 def _relog(settings: Settings, study: str | None) -> None:
     """Write MLflow anew from studies and manifests, after an outage or onto another server."""
     from stageflow.projection import relog
+    from stageflow.study import StudyError
 
-    for name, links in relog(settings, study):
-        CONSOLE.print(f"{name}: {links}")
+    try:
+        for name, links in relog(settings, study):
+            CONSOLE.print(f"{name}: {links}", soft_wrap=True)
+    except StudyError:
+        raise
+    except Exception as error:  # MLflow and what lies under it raise almost anything
+        reason = str(error).strip().partition("\n")[0]
+        raise RuntimeError(safe(f"MLflow at {settings.tracking}: {reason}")) from error
 
 
 VERBS = {"board": _board, "show": _show, "forget": _forget, "check": _check, "relog": _relog}

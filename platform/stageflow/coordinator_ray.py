@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 
 import ray
-from ray.exceptions import OutOfMemoryError, RayActorError
+from ray.exceptions import RayError, RayTaskError
 
 from stageflow.artifact import Artifacts, Manifest, Part, folder_of
 from stageflow.context import UNWANTED, Report, Shard
@@ -257,7 +257,9 @@ class Coordinator:
             alive = True
             try:
                 part: Part | Failed = await worker.execute.remote(node, shard, device)
-            except (RayActorError, OutOfMemoryError) as error:
+            except RayTaskError as error:
+                return failure(error.cause or error)
+            except RayError as error:  # of the worker, its machine or its start, not of the stage
                 alive = False
                 reason = str(error).splitlines()[0]
                 self._tell(Event(Kind.INTERRUPTED, node.name, node.key, reason))

@@ -12,6 +12,7 @@ from threading import Thread
 from typing import Any
 
 import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from stageflow.artifact import Artifacts
 from stageflow.coordinator_ray import Coordinator
@@ -50,7 +51,9 @@ class RayExecutor:
         if self._own:
             _connect(cpus)
         actor: Any = ray.remote(Coordinator)
-        options = actor.options(num_cpus=0, max_concurrency=10_000)
+        # Beside the driver: on a machine that may be preempted it would take the sweep with it.
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+        options = actor.options(num_cpus=0, max_concurrency=10_000, scheduling_strategy=here)
         self.coordinator: Handle = options.remote(artifacts, on_stale, idle_seconds)
 
     def run(self, targets: Sequence[Node], observe: Observer = ignore) -> dict[str, Outcome]:

@@ -14,6 +14,8 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, TypeAlias, TypeVar, Union, get_args, get_origin, get_type_hints
 
+from stageflow.redact import safe
+
 Config = TypeVar("Config")
 Place: TypeAlias = Callable[[tuple[str, ...]], str]
 """How a user finds a field: its name, in parts, to a flag or to a place in a file."""
@@ -148,7 +150,7 @@ def _fields(kind: type) -> Iterator[tuple[Field[Any], Any]]:
 def _shown(value: Any) -> str:
     if value is None:
         return "none"
-    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+    return ",".join(map(str, value)) if isinstance(value, tuple) else safe(str(value))
 
 
 def _metavar(hint: Any) -> str:

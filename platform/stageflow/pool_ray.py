@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+import traceback
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -42,6 +43,7 @@ class Worker:
         except Cancelled as error:
             return Failed(str(error), cancelled=True)
         except Exception as error:  # travels as text to the coordinator, which tells it
+            traceback.print_exc()  # into the worker's log, for those who have to mend the stage
             return failure(error)
 
 

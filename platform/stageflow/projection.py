@@ -9,7 +9,7 @@ from stageflow import board
 from stageflow.board_page import page
 from stageflow.settings import Settings
 from stageflow.store import Store
-from stageflow.study import Study, study_names
+from stageflow.study import Study, StudyError, study_names
 from stageflow.tracking import Links, Tracked, Tracker
 
 
@@ -39,7 +39,10 @@ def tracked(study: Study[Any], store: Store) -> Tracked:
 def relog(settings: Settings, name: str | None) -> Iterator[tuple[str, Links]]:
     """Project one study, or all of them, onto the tracking server of the settings."""
     artifacts = settings.artifacts()
-    for found in [name] if name else study_names(settings.studies):
+    there = study_names(settings.studies)
+    if name and name not in there:
+        raise StudyError(f"no study {name}; there are: {', '.join(there) or 'none'}")
+    for found in [name] if name else there:
         study: Study[None] = Study(found, settings.studies, space=lambda trial: None)
         if "sweep" in study.notes():
             yield (

@@ -18,6 +18,7 @@ from dataclasses import astuple, dataclass, field, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from stageflow.artifact import Artifacts, Manifest
+from stageflow.redact import SECRET_NAME, safe
 from stageflow.store import NotFound
 
 if TYPE_CHECKING:
@@ -29,10 +30,6 @@ PARENT = "mlflow.parentRunId"
 STATUS = {"COMPLETE": "FINISHED", "PRUNED": "KILLED", "FAIL": "FAILED", "RUNNING": "RUNNING"}
 # MLflow's limits, in characters
 LONGEST_NAME, LONGEST_PARAM, LONGEST_TAG, LONGEST_SOURCE = 250, 6000, 8000, 65_535
-SECRET_NAME = r"passw(?:or)?d|secret|credential|signature|(?:api|access)[_-]?key|auth[_-]?token"
-SECRET_PART = re.compile(  # of a URL: user and password, or a parameter
-    rf"(?<=://)[^/\s]*(?=@)|(?<=[?&])[^=&\s]*(?:{SECRET_NAME})[^=&\s]*=[^&\s]*", re.IGNORECASE
-)
 ROW_PARAMS = "task split method variant metric oracle crf weights comparable note".split()
 
 
@@ -313,11 +310,6 @@ def _params(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
 
 def _tags(values: Mapping[str, str]) -> dict[str, str]:
     return {_name(f"stageflow.{k}"): safe(v)[:LONGEST_TAG] for k, v in values.items() if v}
-
-
-def safe(text: str) -> str:
-    """The text without the credentials of URLs in it."""
-    return SECRET_PART.sub("***", text)
 
 
 def _name(text: str) -> str:

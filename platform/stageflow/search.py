@@ -41,7 +41,7 @@ def search(
     """Run trials until `trials` are spent. One at a time has no rival, so that none is pruned."""
     from stageflow.study import Broken, Completed
 
-    while study.spent() < trials:
+    for _ in range(trials - study.spent()):
         proposal = study.ask()
         try:
             target = objective.pipeline(proposal.params)

@@ -30,6 +30,7 @@ TUNE_SETTINGS = {
     "RAY_AIR_NEW_OUTPUT": "0",
 }
 TRIAL_MEMORY = 300 * 2**20  # what a trial process asks for: it needs no CPU of its own
+NEVER = 10**9  # reports after which ASHA would end a trial for having gone on long enough
 TRIAL_RETRIES = 2  # restarts of a trial whose process died; its stages are not repeated
 
 
@@ -163,5 +164,5 @@ def _scheduler(objective: Objective[Any]) -> TrialScheduler:
     if not objective.rung:
         return FIFOScheduler()  # type: ignore[no-untyped-call]
     return AsyncHyperBandScheduler(
-        time_attr="training_iteration", max_t=1000, grace_period=1, reduction_factor=3
+        time_attr="training_iteration", max_t=NEVER, grace_period=1, reduction_factor=3
     )

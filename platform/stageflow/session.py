@@ -60,12 +60,12 @@ class Session:
         # Built first of all, so that bad input is told before anything is written or started.
         first = [objective.pipeline(self.sweep.defaults), *_nodes(entries(self.sweep.defaults))]
         store = self.settings.open_store()
-        self._check_once(store)
         artifacts = Artifacts(store, home() / "cache")
         steps = plan(*first, artifacts=artifacts)
         if self.only_plan:
             self.console.print(str(steps), soft_wrap=True)
             return
+        self._check_once(store)
         self._decide_stale(steps)
         with self.closing:
             if not self.trials:
@@ -105,12 +105,14 @@ class Session:
 
     @contextmanager
     def _study(self, first: Node) -> Iterator[Study[Any]]:
-        """The study of this command: of its first target, its space, and the code of its stages."""
+        """The study of this command: of its objective at the defaults and the code behind it."""
         from stageflow.study import Study
 
         space: Callable[..., Any] = self.sweep.space
         code = sorted({node.stage.fingerprint for node in ancestry(first)})
-        command = digest([first.key, fingerprint(space), code])
+        pipeline: Callable[..., Any] = self.sweep.pipeline
+        made_by = [fingerprint(space), fingerprint(pipeline), *code]
+        command = digest([first.key, self.sweep.metric, self.sweep.maximise, made_by])
         study: Study[Any] = Study(
             self.settings.study or f"{self.sweep.name}-{command[:8]}",
             self.settings.studies,
@@ -177,7 +179,7 @@ class Session:
         executor = (
             self._executor_for(artifacts)
             if missing
-            else LocalExecutor(artifacts, on_stale=OnStale.KEEP)
+            else LocalExecutor(artifacts, on_stale=self.on_stale)
         )
         view = LiveView(self.console, headline=lambda: "filling the board")
         with view.shown():

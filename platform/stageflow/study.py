@@ -26,6 +26,8 @@ from optuna.exceptions import StorageInternalError
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
+from stageflow.redact import safe
+
 BEAT_SECONDS = 10.0
 LEASE_SECONDS = 60.0
 SETTLE_SECONDS = 0.3
@@ -114,7 +116,7 @@ class Study(Generic[Params]):
                 load_if_exists=True,
             )
         except Exception as error:
-            raise StudyError(f"no study storage at {url}: {_first_line(error)}") from error
+            raise StudyError(safe(f"no study storage at {url}: {_first_line(error)}")) from error
         # With the same seed, a sampler would propose an existing study's first parameters again.
         self._study.sampler = _sampler(seed + len(self._study.get_trials(deepcopy=False)))
 
@@ -172,8 +174,13 @@ class Study(Generic[Params]):
         ]
 
     def spent(self) -> int:
-        """How many trials count: all that ended, but not those lost with a driver."""
-        return sum(t.state != "RUNNING" and t.reason != LOST for t in self.trials())
+        """How many trials count: all that ended, but not those lost with a driver.
+
+        None does as long as all have failed: then something is wrong that is no trial's fault (a
+        file, the store), and once it is mended the same command shall try again.
+        """
+        ended = [t for t in self.trials() if t.state != "RUNNING" and t.reason != LOST]
+        return len(ended) if any(t.state != "FAIL" for t in ended) else 0
 
     def best(self) -> Trial | None:
         """The completed trial with the best value, the earliest of equals."""
@@ -216,6 +223,7 @@ class Study(Generic[Params]):
             stop.set()
             beating.join()
             if self._holder().get("id") == mine["id"]:
+                self.reconcile()  # what an orderly stop leaves open
                 self.note("driver", None)
 
     def _beat(self, mine: Mapping[str, Any], stop: threading.Event) -> None:

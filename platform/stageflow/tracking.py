@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stageflow.artifact import Artifacts
-from stageflow.runs import Lineages, Tracked, row_runs, safe, study_run, trial_run
+from stageflow.redact import safe
+from stageflow.runs import Lineages, Tracked, row_runs, study_run, trial_run
 
 if TYPE_CHECKING:
     from types import TracebackType

@@ -12,7 +12,8 @@ import pytest
 from stageflow.artifact import Artifacts, File, Manifest
 from stageflow.board_row import Picture, Row
 from stageflow.context import Report
-from stageflow.runs import Lineages, Point, Run, Tracked, row_runs, safe, study_run, trial_run
+from stageflow.redact import safe
+from stageflow.runs import Lineages, Point, Run, Tracked, row_runs, study_run, trial_run
 from stageflow.store import FolderStore
 from stageflow.study import Trial
 

@@ -219,6 +219,15 @@ class TestBudget:
         study.ask()
         assert study.spent() == 3
 
+    def test_as_long_as_all_fail_none_counts(self, url: str) -> None:
+        """A broken file or store is no trial's fault: mended, the same command tries again."""
+        study = opened(url)
+        for _ in range(3):
+            study.tell(study.ask().number, Broken("the store is away"))
+        assert study.spent() == 0
+        study.tell(study.ask().number, Completed(1.0, "t"))
+        assert study.spent() == 4
+
 
 class TestReconcile:
     def test_lost_trials_are_tried_again(self, url: str) -> None:
