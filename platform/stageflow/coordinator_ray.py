@@ -50,10 +50,14 @@ class _Flight:
 class Coordinator:
     """The actor (asynchronous: every method may wait without blocking the others)."""
 
-    def __init__(self, artifacts: Artifacts, on_stale: OnStale, idle_seconds: float) -> None:
+    def __init__(
+        self, artifacts: Artifacts, on_stale: OnStale, token: str, idle_seconds: float
+    ) -> None:
+        """`token` names an object in the store, by which workers know that they see the same."""
         self.artifacts = artifacts
         self.on_stale = on_stale
-        self.pool = Pool(artifacts, ray.get_runtime_context().current_actor, idle_seconds)
+        me = ray.get_runtime_context().current_actor
+        self.pool = Pool(artifacts, me, token, idle_seconds)
         self.flights: dict[str, _Flight] = {}
         self.wanted: dict[str, set[str]] = defaultdict(set)
         self.past: dict[str, Sequence[Report]] = {}
@@ -251,9 +255,8 @@ class Coordinator:
             if not self.wanted[node.key]:
                 await self.pool.release(worker)
                 return Failed(UNWANTED, cancelled=True)
-            note = f"shard {shard.index + 1} of {shard.count}" if shard.count > 1 else ""
-            self._tell(Event(Kind.STARTED, node.name, node.key, note))
             device = "cuda" if fitted(node.stage.needs).gpus else "cpu"
+            self._tell(Event(Kind.STARTED, node.name, node.key, _started(node, shard, device)))
             alive = True
             try:
                 part: Part | Failed = await worker.execute.remote(node, shard, device)
@@ -280,6 +283,15 @@ class Coordinator:
         """Let everybody who waits for news look again."""
         self.news.set()
         self.news = asyncio.Event()
+
+
+def _started(node: Node, shard: Shard, device: str) -> str:
+    """Which shard starts, and whether it has to do without the GPU that it asks for."""
+    part = f"shard {shard.index + 1} of {shard.count}" if shard.count > 1 else ""
+    without = (
+        "on a CPU: the cluster has no GPU" if node.stage.needs.gpus and device == "cpu" else ""
+    )
+    return ", ".join(words for words in (part, without) if words)
 
 
 def _kind(failed: Failed) -> Kind:

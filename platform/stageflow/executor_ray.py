@@ -3,6 +3,7 @@
 import logging
 import os
 import signal
+import socket
 import threading
 import uuid
 from collections.abc import Iterator, Sequence
@@ -50,11 +51,13 @@ class RayExecutor:
         self._own = not ray.is_initialized()
         if self._own:
             _connect(cpus)
+        self.token = f"drivers/{uuid.uuid4().hex}"
+        artifacts.store.create(self.token, socket.gethostname().encode())
         actor: Any = ray.remote(Coordinator)
         # Beside the driver: on a machine that may be preempted it would take the sweep with it.
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         options = actor.options(num_cpus=0, max_concurrency=10_000, scheduling_strategy=here)
-        self.coordinator: Handle = options.remote(artifacts, on_stale, idle_seconds)
+        self.coordinator: Handle = options.remote(artifacts, on_stale, self.token, idle_seconds)
 
     def run(self, targets: Sequence[Node], observe: Observer = ignore) -> dict[str, Outcome]:
         """See `Executor.run`."""
@@ -85,6 +88,7 @@ class RayExecutor:
     def close(self) -> None:
         """Stop the coordinator with its workers, and leave the cluster if this object joined it."""
         ray.kill(self.coordinator)
+        self.artifacts.store.delete([self.token])
         if self._own:
             ray.shutdown()
 

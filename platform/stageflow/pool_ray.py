@@ -1,6 +1,7 @@
 """A pool of long-lived Ray workers: torch is imported and data opened once, not for every trial."""
 
 import asyncio
+import socket
 import time
 import traceback
 from collections import defaultdict
@@ -16,6 +17,7 @@ from stageflow.context import Cancelled, Shard
 from stageflow.execution import execute
 from stageflow.executor import Failed, failure
 from stageflow.stage import Needs, Node
+from stageflow.store import NotFound, StoreError
 
 Handle: TypeAlias = Any
 """A handle of an actor; its methods are made at run time, so that no checker can know them."""
@@ -28,9 +30,10 @@ PROGRESS_SECONDS = 0.5  # progress is told no more often
 class Worker:
     """The actor: executes nodes one after another in one process."""
 
-    def __init__(self, artifacts: Artifacts, coordinator: Handle) -> None:
+    def __init__(self, artifacts: Artifacts, coordinator: Handle, token: str) -> None:
         self.artifacts = artifacts
         self.coordinator = coordinator
+        self.token = token
 
     def ready(self) -> None:
         """Answer, which shows that the cluster has placed this worker."""
@@ -38,6 +41,7 @@ class Worker:
     def execute(self, node: Node, shard: Shard, device: str) -> Part | Failed:
         """Execute one shard; a failure is returned, because an exception may not travel."""
         try:
+            self._check_store()
             hooks = _Hooks(self.coordinator, node.key, shard)
             return execute(node, artifacts=self.artifacts, hooks=hooks, device=device, shard=shard)
         except Cancelled as error:
@@ -45,6 +49,16 @@ class Worker:
         except Exception as error:  # travels as text to the coordinator, which tells it
             traceback.print_exc()  # into the worker's log, for those who have to mend the stage
             return failure(error)
+
+    def _check_store(self) -> None:
+        """Raise StoreError unless this machine sees the object that the driver has made."""
+        try:
+            self.artifacts.store.read(self.token)
+        except NotFound as error:
+            raise StoreError(
+                f"machine {socket.gethostname()} does not see what the driver wrote to "
+                f"{self.artifacts.store.uri}: give a store that all machines reach"
+            ) from error
 
 
 @dataclass(slots=True)
@@ -76,6 +90,7 @@ class Pool:
 
     artifacts: Artifacts
     coordinator: Handle
+    token: str
     idle_seconds: float
     idle: dict[Needs, list[Handle]] = field(default_factory=lambda: defaultdict(list))
     idle_since: dict[Handle, float] = field(default_factory=dict)
@@ -126,7 +141,7 @@ class Pool:
         actor: Any = ray.remote(Worker)
         memory = {"memory": needs.memory} if needs.memory else {}
         options = actor.options(num_cpus=needs.cpus, num_gpus=needs.gpus, **memory)
-        worker: Handle = options.remote(self.artifacts, self.coordinator)
+        worker: Handle = options.remote(self.artifacts, self.coordinator, self.token)
         self.held[worker] = needs
         task = asyncio.create_task(self._see_placed(worker))
         self.placing.add(task)
