@@ -25,7 +25,8 @@ from stageflow.testing_stages import Counting, Squaring, count, noted, squares
 def executor(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RayExecutor]:
     folder = tmp_path_factory.mktemp("executor")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("HOME", str(folder))  # Ray writes a token there
+        # Ray writes a token there, which every cluster of this process must find again.
+        patch.setenv("HOME", str(tmp_path_factory.getbasetemp()))
         executor = RayExecutor(Artifacts(FolderStore(folder / "store"), folder / "cache"), cpus=2)
     yield executor
     executor.close()

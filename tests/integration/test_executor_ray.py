@@ -38,7 +38,8 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RayExecutor]:
     """One executor for the module, which starts Ray with two cores; that takes some ten seconds."""
     folder = tmp_path_factory.mktemp("shared")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("HOME", str(folder))  # Ray writes a token there
+        # Ray writes a token there, which every cluster of this process must find again.
+        patch.setenv("HOME", str(tmp_path_factory.getbasetemp()))
         artifacts = Artifacts(FolderStore(folder / "store"), folder / "cache")
         executor = RayExecutor(artifacts, cpus=2, idle_seconds=3)
     yield executor

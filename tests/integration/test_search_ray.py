@@ -76,7 +76,8 @@ def pipeline(params: Params, *, label: str, folder: Path) -> Node:
 def executor(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RayExecutor]:
     folder = tmp_path_factory.mktemp("executor")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("HOME", str(folder))  # Ray writes a token there
+        # Ray writes a token there, which every cluster of this process must find again.
+        patch.setenv("HOME", str(tmp_path_factory.getbasetemp()))
         artifacts = Artifacts(FolderStore(folder / "store"), folder / "cache")
         executor = RayExecutor(artifacts, cpus=2, idle_seconds=3)
     yield executor
@@ -141,10 +142,7 @@ def test_light_trials(sweep: Sweep) -> None:
 
 def test_light_driver() -> None:
     """Nor in the process that drives a sweep."""
-    code = (
-        "import sys, stageflow.search_ray, stageflow.sweep\n"
-        "sys.exit('torch' in sys.modules)"
-    )
+    code = "import sys, stageflow.search_ray, stageflow.sweep\nsys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
 
 
