@@ -1,22 +1,259 @@
-"""What a Ray worker does before it executes anything; the pool itself is tested on a cluster."""
+"""The pool of workers on a cluster that is imagined: who gets a place, and who makes room."""
 
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from concurrent.futures import Future
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
+import pytest
+from ray.exceptions import RayActorError
+
+from stageflow import pool_ray
 from stageflow.artifact import Artifacts
-from stageflow.context import Shard
-from stageflow.executor import Failed
-from stageflow.pool_ray import Worker
+from stageflow.pool_ray import Pool, capacity, fitted, largest, slots
+from stageflow.stage import Needs
 from stageflow.store import FolderStore
-from stageflow.testing_executor import Counting, count
+
+ONE = Needs(cpus=1)
+TWO = Needs(cpus=2)
 
 
-def test_a_machine_that_sees_another_folder_says_so(tmp_path: Path) -> None:
-    """A folder that is not shared: results would go where nobody finds them."""
-    drivers = Artifacts(FolderStore(tmp_path / "driver"), tmp_path / "cache")
-    drivers.store.create("drivers/token", b"here")
-    elsewhere = Artifacts(FolderStore(tmp_path / "elsewhere"), tmp_path / "cache")
-    worker = Worker(elsewhere, None, "drivers/token")
-    outcome = worker.execute(count(Counting(label="pool", to=1)), Shard(), "cpu")
-    assert isinstance(outcome, Failed)
-    assert "give a store that all machines reach" in outcome.reason
-    assert not list(elsewhere.store.list(""))
+class Reference:
+    """An answer to come, as Ray gives it."""
+
+    def __init__(self) -> None:
+        self.answer: Future[None] = Future()
+
+    def future(self) -> Future[None]:
+        return self.answer
+
+    def __await__(self) -> Any:
+        return asyncio.wrap_future(self.answer).__await__()
+
+
+class FakeWorker:
+    """A handle: it answers once it is placed, and with an error when it is dead."""
+
+    def __init__(self, cluster: Cluster, needs: Needs) -> None:
+        self.cluster, self.needs, self.dead = cluster, needs, False
+        self.waiting: list[Reference] = []
+        self.ready = SimpleNamespace(remote=self._ready)
+
+    def _ready(self) -> Reference:
+        asked = Reference()
+        self.waiting.append(asked)
+        self.answer()
+        return asked
+
+    def answer(self) -> None:
+        for asked in self.waiting:
+            if self.dead:
+                asked.answer.set_exception(RayActorError())
+            elif self in self.cluster.placed:
+                asked.answer.set_result(None)
+        self.waiting = [asked for asked in self.waiting if not asked.answer.done()]
+
+
+class Cluster:
+    """Stands for Ray: has machines, places workers whole on one of them, and kills them."""
+
+    def __init__(self, *machines: Needs) -> None:
+        self.machines = list(machines)
+        self.started: list[FakeWorker] = []
+        self.placed: dict[FakeWorker, int] = {}
+
+    def remote(self, kind: type) -> Any:
+        def options(*, num_cpus: float, num_gpus: float, memory: int = 0) -> Any:
+            return SimpleNamespace(
+                remote=lambda *_: self.start(Needs(cpus=num_cpus, gpus=num_gpus, memory=memory))
+            )
+
+        return SimpleNamespace(options=options)
+
+    def start(self, needs: Needs) -> FakeWorker:
+        worker = FakeWorker(self, needs)
+        self.started.append(worker)
+        self.place()
+        return worker
+
+    def place(self) -> None:
+        for worker in self.started:
+            if worker not in self.placed and not worker.dead:
+                for number, machine in enumerate(self.machines):
+                    used = sum(w.needs.cpus for w, at in self.placed.items() if at == number)
+                    if worker not in self.placed and used + worker.needs.cpus <= machine.cpus:
+                        self.placed[worker] = number
+            worker.answer()
+
+    def kill(self, worker: FakeWorker) -> None:
+        worker.dead = True
+        self.placed.pop(worker, None)
+        self.place()
+
+    def nodes(self) -> list[dict[str, Any]]:
+        return [
+            {"Alive": True, "Resources": {"CPU": m.cpus, "GPU": m.gpus, "memory": m.memory}}
+            for m in self.machines
+        ] + [{"Alive": False, "Resources": {"CPU": 1000.0}}]
+
+
+Imagine = Callable[..., tuple[Cluster, Pool]]
+
+
+@pytest.fixture
+def imagine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Imagine:
+    def imagined(*machines: Needs, idle_seconds: float = 60.0) -> tuple[Cluster, Pool]:
+        cluster = Cluster(*machines)
+        monkeypatch.setattr(pool_ray, "ray", cluster)
+        artifacts = Artifacts(FolderStore(tmp_path / "store"), tmp_path / "cache")
+        return cluster, Pool(artifacts, None, token="", idle_seconds=idle_seconds)
+
+    return imagined
+
+
+def run(work: Coroutine[Any, Any, None]) -> None:
+    asyncio.run(asyncio.wait_for(work, 20))
+
+
+@pytest.mark.parametrize(
+    ("machines", "needs", "count"),
+    [
+        ([Needs(cpus=4)], ONE, 4),
+        ([Needs(cpus=3), Needs(cpus=3)], TWO, 2),
+        ([Needs(cpus=1), Needs(cpus=1)], TWO, 1),
+        ([Needs(cpus=8, gpus=2)], Needs(gpus=0.5), 4),
+        ([Needs(cpus=8, gpus=2)], Needs(gpus=0.6), 2),
+        ([Needs(cpus=8, gpus=2)], Needs(gpus=0.34), 4),
+        ([Needs(cpus=99, gpus=1)], Needs(gpus=0.1), 10),
+        ([Needs(cpus=1, gpus=1)], Needs(gpus=0.1), 1),
+        ([Needs(cpus=8, gpus=4), Needs(cpus=8, gpus=1)], Needs(gpus=2), 2),
+        ([Needs(cpus=8)], Needs(gpus=0.5), 8),
+        ([Needs(cpus=8, memory=100)], Needs(memory=30), 3),
+        ([Needs(cpus=8)], Needs(cpus=0), 1),
+    ],
+)
+def test_slots(imagine: Imagine, machines: list[Needs], needs: Needs, count: int) -> None:
+    """As many as fit in whole pieces: half a core here and half there hold nothing."""
+    imagine(*machines)
+    assert slots(needs) == count
+
+
+def test_capacity(imagine: Imagine) -> None:
+    imagine(Needs(cpus=4, gpus=1, memory=10), Needs(cpus=8, memory=5))
+    assert capacity() == Needs(cpus=12, gpus=1, memory=15)
+    assert largest() == Needs(cpus=8, gpus=1, memory=10)
+
+
+def test_fitted(imagine: Imagine) -> None:
+    """Without any GPU a stage gets at least a core; with one, what it asks for."""
+    imagine(Needs(cpus=4))
+    assert fitted(Needs(cpus=0.5, gpus=0.5, memory=3)) == Needs(cpus=1, memory=3)
+    assert fitted(Needs(cpus=2, gpus=4)) == Needs(cpus=2)
+    imagine(Needs(cpus=4, gpus=1))
+    assert fitted(Needs(cpus=0.5, gpus=0.5)) == Needs(cpus=0.5, gpus=0.5)
+
+
+def test_workers_are_used_again(imagine: Imagine) -> None:
+    cluster, pool = imagine(Needs(cpus=2))
+
+    async def work() -> None:
+        first, second = await pool.acquire(ONE), await pool.acquire(ONE)
+        assert first is not second
+        third = asyncio.create_task(pool.acquire(ONE))
+        await asyncio.sleep(0.05)
+        assert not third.done(), "there is no third core"
+        await pool.release(second)
+        assert await third is second
+        assert len(cluster.started) == 2
+
+    run(work())
+
+
+def test_idle_workers_make_room(imagine: Imagine) -> None:
+    cluster, pool = imagine(Needs(cpus=2))
+
+    async def work() -> None:
+        for worker in [await pool.acquire(ONE), await pool.acquire(ONE)]:
+            await pool.release(worker)
+        wide = await pool.acquire(TWO)
+        assert [worker.dead for worker in cluster.started] == [True, True, False]
+        assert wide in cluster.placed
+
+    run(work())
+
+
+def test_dead_worker(imagine: Imagine) -> None:
+    """Its place is free again."""
+    cluster, pool = imagine(Needs(cpus=1))
+
+    async def work() -> None:
+        first = await pool.acquire(ONE)
+        cluster.kill(first)
+        await pool.release(first, alive=False)
+        assert await pool.acquire(ONE) is not first
+
+    run(work())
+
+
+def test_worker_that_died_idle(imagine: Imagine) -> None:
+    cluster, pool = imagine(Needs(cpus=2))
+
+    async def work() -> None:
+        one, two = await pool.acquire(ONE), await pool.acquire(ONE)
+        await pool.release(one)
+        await pool.release(two)
+        cluster.kill(two)
+        assert await pool.acquire(ONE) is one
+
+    run(work())
+
+
+def test_idle_for_long(imagine: Imagine) -> None:
+    """Then its place is for others of the cluster; but one that was used since is not stopped."""
+    _, pool = imagine(Needs(cpus=2), idle_seconds=0.2)
+
+    async def work() -> None:
+        one, two = await pool.acquire(ONE), await pool.acquire(ONE)
+        await pool.release(one)
+        await pool.release(two)
+        await asyncio.sleep(0.1)
+        assert await pool.acquire(ONE) is two
+        await asyncio.sleep(0.2)
+        assert one.dead
+        assert not two.dead
+        await pool.release(two)
+        await asyncio.sleep(0.1)
+        assert not two.dead
+        await asyncio.sleep(0.2)
+        assert two.dead
+        assert pool.held == {}
+
+    run(work())
+
+
+def test_room_in_pieces(imagine: Imagine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two free cores on two machines do not hold a worker of two: an idle one has to go."""
+    monkeypatch.setattr(pool_ray, "PATIENCE", 0.05)
+    cluster, pool = imagine(Needs(cpus=2), Needs(cpus=2))
+
+    async def work() -> None:
+        workers = [await pool.acquire(ONE) for _ in range(4)]
+        left = [worker for worker in workers if cluster.placed[worker] == 0]
+        right = [worker for worker in workers if cluster.placed[worker] == 1]
+        assert len(left) == len(right) == 2
+        await pool.release(left[0], alive=False)
+        await pool.release(right[0], alive=False)
+        wide = await pool.acquire(TWO)
+        await asyncio.sleep(0.2)
+        assert wide not in cluster.placed
+        await pool.release(left[1])
+        await asyncio.sleep(0.2)
+        assert wide in cluster.placed
+        assert left[1].dead
+        assert not right[1].dead
+
+    run(work())
