@@ -280,20 +280,44 @@ class TestFetch:
         assert read(old) == {"a": "1"}
 
     def test_at_once(self, artifacts: Artifacts, store: FolderStore, tmp_path: Path) -> None:
-        """Four processes fetch one artifact into one cache; each finds it whole."""
+        """Three processes fetch one artifact into one cache; each finds it whole."""
         files = {f"file{i}": str(i) * 100_000 for i in range(20)}
         made = publish(artifacts, tmp_path / "out", **files)
+        ready = [tmp_path / f"ready{i}" for i in range(3)]
         fetchers = [
-            subprocess.Popen([sys.executable, "-c", FETCH, store.path, artifacts.cache, KEY, go])
-            for go in [tmp_path / "go"]
-            for _ in range(4)
+            subprocess.Popen([sys.executable, "-c", FETCH, store.path, artifacts.cache, KEY, mark])
+            for mark in ready
         ]
+        while not all(mark.exists() for mark in ready):
+            assert not any(fetcher.poll() for fetcher in fetchers)
         (tmp_path / "go").touch()
-        assert [fetcher.wait(60) for fetcher in fetchers] == [0] * 4
+        assert [fetcher.wait(60) for fetcher in fetchers] == [0] * 3
         assert read(artifacts.fetch(made)) == files
         assert [path.name for path in (artifacts.cache / "tell" / KEY).iterdir()] == [
             made.files[0].attempt
         ]
+
+    def test_the_slower_of_two(
+        self,
+        artifacts: Artifacts,
+        store: FolderStore,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        """It finds the directory there when it has fetched its own, and takes that one."""
+        made = publish(artifacts, tmp_path / "out", a="1")
+        both, download = threading.Barrier(2), FolderStore.download
+
+        def together(store: FolderStore, name: str, to: Path) -> None:
+            download(store, name, to)
+            both.wait()
+
+        monkeypatch.setattr(FolderStore, "download", together)
+        with ThreadPoolExecutor(2) as pool:
+            one, two = pool.map(artifacts.fetch, (made, made))
+        assert one == two
+        assert read(one) == {"a": "1"}
+        assert list(one.parent.iterdir()) == [one]
 
     @pytest.mark.parametrize("path", ["../../../../outside", "/etc/passwd", "a/../../b"])
     def test_names_that_escape(self, artifacts: Artifacts, tmp_path: Path, path: str) -> None:
@@ -309,10 +333,11 @@ import sys, time
 from pathlib import Path
 from stageflow.artifact import Artifacts
 from stageflow.store import FolderStore
-store, cache, key, go = sys.argv[1:]
+store, cache, key, mark = sys.argv[1:]
 artifacts = Artifacts(FolderStore(Path(store)), Path(cache))
 made = artifacts.find(key)
-while not Path(go).exists():
+Path(mark).touch()
+while not Path(mark).with_name("go").exists():
     time.sleep(0.001)
 folder = artifacts.fetch(made)
 sizes = {path.stat().st_size for path in folder.iterdir()}

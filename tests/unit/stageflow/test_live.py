@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import io
 import re
+import sys
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 
 import pytest
 from rich.console import Console
@@ -143,23 +145,36 @@ def test_terminal_prints_what_matters() -> None:
     assert "OSError: gone" in printed()
 
 
+@pytest.fixture
+def _restless() -> Iterator[None]:
+    """Let threads take turns as often as they can."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(before)
+
+
+@pytest.mark.usefixtures("_restless")
 def test_events_while_it_is_drawn() -> None:
     """They come from another thread than the one that draws."""
     shown, _ = view(terminal=True)
-    errors: list[BaseException] = []
+    over = threading.Event()
 
-    def draw() -> None:
-        try:
-            for _ in range(100):
-                table(shown)
-        except RuntimeError as error:
-            errors.append(error)
+    def tell() -> None:
+        number = 0
+        while not over.is_set():
+            number += 1
+            shown(Event(Kind.STARTED, f"stage{number}", f"key{number}"))
+            shown(Event(Kind.FINISHED, f"stage{number}", f"key{number}"))
+            if number % 1000 == 0:
+                shown.finished_stages.clear()
 
-    drawing = threading.Thread(target=draw)
-    drawing.start()
-    number = 0
-    while drawing.is_alive():
-        number += 1
-        shown(Event(Kind.STARTED, f"stage{number % 50}", f"key{number % 50}"))
-        shown(Event(Kind.FINISHED, f"stage{number % 97}", f"key{number % 50}"))
-    assert not errors
+    telling = threading.Thread(target=tell)
+    telling.start()
+    try:
+        until = time.monotonic() + 1
+        while time.monotonic() < until:
+            shown.table()
+    finally:
+        over.set()
+        telling.join()
