@@ -44,6 +44,7 @@ KINDS = ("count", "nan", "fail", "refuse", "unnamed")
 class Params:
     kind: str = "count"
     first: int = 0
+    to: int = 2
     twin: int = 0
 
 
@@ -51,6 +52,7 @@ def space(trial: optuna.Trial) -> Params:
     return Params(
         kind=trial.suggest_categorical("kind", KINDS),
         first=trial.suggest_int("first", 0, 1000),
+        to=trial.suggest_int("to", 1, 9),
         twin=trial.suggest_int("twin", 0, 9),
     )
 
@@ -67,7 +69,9 @@ def pipeline(params: Params, *, label: str, folder: Path) -> Node:
     if params.kind == "unnamed":
         return fail(Failing(label=label + "mended", mended=str(folder)))
     counted = count(
-        Counting(label=label, first=params.first, to=2, log=str(folder / f"log-{params.first}"))
+        Counting(
+            label=label, first=params.first, to=params.to, log=str(folder / f"log-{params.first}")
+        )
     )
     return add(counted, counted, Adding(label=label))
 
@@ -165,12 +169,18 @@ def test_pruned(sweep: Sweep, maximise: bool, firsts: tuple[int, ...]) -> None:
     assert worse.target.startswith("add/")
 
 
-def test_reports_are_replayed(sweep: Sweep, executor: RayExecutor) -> None:
-    """A search that is served from the store goes as the one for which the stages ran.
+def test_final_values_are_no_reports(sweep: Sweep) -> None:
+    """ASHA compares reports with reports: the value of a trial, here twice the count, is another.
 
-    So the last result of a trial, here twice the count, must not be compared with reports: else
-    what comes after a trial whose target is there would look bad beside it.
+    The first trial ends as its third result, when the second makes its third report.
     """
+    first, second = sweep.search(Params(first=100, to=2), Params(first=110, to=4), rung="value")
+    assert (first.state, first.value) == ("COMPLETE", 204.0)
+    assert (second.state, second.value) == ("COMPLETE", 228.0)
+
+
+def test_reports_are_replayed(sweep: Sweep, executor: RayExecutor) -> None:
+    """A search that is served from the store goes as the one for which the stages ran."""
     tried = [Params(first=first) for first in (100, 50, 120, 90, 130)]
     live = sweep.search(*tried, rung="value")
     assert [t.state for t in live] == ["COMPLETE", "PRUNED", "COMPLETE", "PRUNED", "COMPLETE"]
