@@ -149,8 +149,16 @@ class Study(Generic[Params]):
             self._study.tell(trial, state=TrialState.FAIL)
 
     def enqueue(self, params: Params) -> None:
-        """Have `params` (a dataclass whose fields are named as in the space) tried first, once."""
-        self._study.enqueue_trial(asdict(params), skip_if_exists=True)  # type: ignore[call-overload]
+        """Have `params` (a dataclass whose fields are named as in the space) tried first.
+
+        Once, or again if all that came of it was a failure.
+        """
+        wanted = asdict(params)  # type: ignore[call-overload]
+        if not any(
+            trial.state is not TrialState.FAIL and _asked(trial) == wanted
+            for trial in self._study.get_trials(deepcopy=False)
+        ):
+            self._study.enqueue_trial(wanted)
 
     def reconcile(self) -> int:
         """Fail the trials that an earlier driver left running, and queue their parameters again.
@@ -159,7 +167,7 @@ class Study(Generic[Params]):
         """
         lost = [t for t in self._study.get_trials(deepcopy=False) if t.state is TrialState.RUNNING]
         for trial in lost:
-            params = {**trial.system_attrs.get("fixed_params", {}), **trial.params}
+            params = _asked(trial)
             if params:
                 self._study.enqueue_trial(params)
             self.tell(trial.number, Broken(LOST))
@@ -280,6 +288,11 @@ def _sampler(seed: int) -> optuna.samplers.BaseSampler:
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         # group: spaces may be conditional (parameters of a stage exist only if it is chosen)
         return optuna.samplers.TPESampler(seed=seed, multivariate=True, group=True)
+
+
+def _asked(trial: FrozenTrial) -> dict[str, Any]:
+    """The parameters of a trial, as far as they are known: those that it was queued with, too."""
+    return {**trial.system_attrs.get("fixed_params", {}), **trial.params}
 
 
 def _record(trial: FrozenTrial) -> Trial:

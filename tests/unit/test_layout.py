@@ -16,7 +16,7 @@ TOP = {
     *("platform", "wsss", "sweeps", "infra", "tests", ".ci"),
     *("pyproject.toml", "requirements.lock", "Makefile", "README.md", ".gitignore", ".rayignore"),
 }
-LONGEST = 400  # lines
+LONGEST = {True: 400, False: 450}  # lines of the product's files, and of tests
 PICKLES = {"pickle", "cPickle", "cloudpickle", "dill", "joblib", "shelve", "marshal"}
 
 
@@ -73,7 +73,10 @@ def test_no_long_files() -> None:
         for path in files()
         if path.suffix in (".py", ".md", ".toml", ".yaml", ".yml", ".sh")
     }
-    assert {name: length for name, length in lengths.items() if length > LONGEST} == {}
+    long = {
+        n: length for n, length in lengths.items() if length > LONGEST[not n.startswith("tests/")]
+    }
+    assert long == {}
     assert lengths["README.md"] <= 150
 
 

@@ -197,3 +197,16 @@ def test_the_flags_are_these(capsys: pytest.CaptureFixture[str]) -> None:
         *("--store", "--studies", "--tracking", "--executor", "--on-stale", "--concurrent"),
         "--study",
     }
+
+
+def test_what_failed_for_all_is_tried_again_once_it_is_mended(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The defaults first again, in the same study."""
+    with monkeypatch.context() as broken:
+        broken.setattr(Artifacts, "put", lambda *given: 1 / 0)
+        assert main(SWEEP, (*LOCAL, "--trials=2")) == 1
+    assert main(SWEEP, (*LOCAL, "--trials=2")) == 0
+    states = [(trial.state, trial.params["value"]) for trial in study().trials()]
+    assert [state for state, _ in states] == ["FAIL", "FAIL", "COMPLETE", "COMPLETE"]
+    assert states[2][1] == 0.5
