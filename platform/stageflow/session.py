@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -157,6 +158,9 @@ class Session:
             else:
                 from stageflow.executor_ray import RayExecutor
 
+                address = os.environ.get("RAY_ADDRESS")
+                doing = f"joining Ray at {address}" if address else "starting Ray on this machine"
+                self.console.print(f"{doing} ...", style="dim")
                 self._executor = RayExecutor(artifacts, on_stale=self.on_stale)
             self.closing.callback(self._executor.close)
         return self._executor
