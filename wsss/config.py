@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -181,10 +182,17 @@ class SeedPictures:
 def content_of(file: Path) -> str:
     """How `CAMTraining.weights` names a file. ValueError where it cannot be read."""
     try:
-        with file.open("rb") as opened:
-            return BY_CONTENT + hashlib.file_digest(opened, "sha256").hexdigest()
+        state = file.stat()
+        return BY_CONTENT + _sha256(file, state.st_size, state.st_mtime_ns)
     except OSError as error:
         raise ValueError(f"weights file {file} cannot be read: {error.strerror}") from error
+
+
+@cache
+def _sha256(file: Path, size: int, changed: int) -> str:
+    """Of the file as it is since it `changed`: a pipeline asks for each of its nodes."""
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
 def _check_rates(**given: float) -> None:

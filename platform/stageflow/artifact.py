@@ -122,7 +122,11 @@ class Artifacts:
 
     def manifest(self, node: Node) -> Manifest | None:
         """The manifest of the node's artifact, or None where it has not been made."""
-        return self._read(f"{folder_of(node)}/manifest.json")
+        return self.at(folder_of(node))
+
+    def at(self, folder: str) -> Manifest | None:
+        """The manifest of the artifact in `<stage>/<key>`, or None where there is none."""
+        return self._read(f"{folder}/manifest.json")
 
     def find(self, prefix: str) -> Manifest:
         """The one artifact whose key starts with `prefix`; raises NotFound for none or several."""
@@ -175,9 +179,9 @@ class Artifacts:
             self.store.delete(list(self.store.list(f"{folder}/")))
             shutil.rmtree(self.cache / gone.stage / gone.key, ignore_errors=True)
 
-    def put(self, folder: str, files: Path, attempt: str | None = None) -> tuple[File, ...]:
+    def put(self, folder: str, files: Path) -> tuple[File, ...]:
         """Upload a directory under `folder` in the store as one attempt."""
-        attempt = attempt or uuid.uuid4().hex[:8]
+        attempt = uuid.uuid4().hex[:8]
         paths = sorted(path for path in files.rglob("*") if path.is_file())
 
         def upload(path: Path) -> File:

@@ -114,7 +114,9 @@ def _lineage(manifest: Manifest, artifacts: Artifacts, seen: set[str]) -> Tree:
             )
             tree.add(f"{parameter}: data {given['name']} {given['key']}  [dim]{identity}[/]")
         else:
-            tree.add(_lineage(artifacts.find(given["key"]), artifacts, seen))
+            made = artifacts.at(f"{given['name']}/{given['key']}")
+            gone = f"{given['name']} {given['key']}  [dim]forgotten[/]"
+            tree.add(_lineage(made, artifacts, seen) if made else gone)
     return tree
 
 
@@ -137,15 +139,15 @@ def _relog(settings: Settings, study: str | None) -> None:
     """Write MLflow anew from studies and manifests, after an outage or onto another server."""
     from stageflow.projection import relog
     from stageflow.study import StudyError
+    from stageflow.tracking import root_cause
 
     try:
         for name, links in relog(settings, study):
             CONSOLE.print(f"{name}: {links}", soft_wrap=True)
-    except StudyError:
+    except (StudyError, StoreError):
         raise
     except Exception as error:  # MLflow and what lies under it raise almost anything
-        reason = str(error).strip().partition("\n")[0]
-        raise RuntimeError(safe(f"MLflow at {settings.tracking}: {reason}")) from error
+        raise RuntimeError(safe(f"MLflow at {settings.tracking}: {root_cause(error)}")) from error
 
 
 VERBS = {"board": _board, "show": _show, "forget": _forget, "check": _check, "relog": _relog}

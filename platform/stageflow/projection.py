@@ -10,7 +10,7 @@ from stageflow.board_page import page
 from stageflow.settings import Settings
 from stageflow.store import Store
 from stageflow.study import Study, StudyError, study_names
-from stageflow.tracking import Links, Tracked, Tracker
+from stageflow.tracking import Links, Tracked, project
 
 
 def describe(study: Study[Any], *, sweep: str, options: Mapping[str, Any], metric: str) -> None:
@@ -45,7 +45,5 @@ def relog(settings: Settings, name: str | None) -> Iterator[tuple[str, Links]]:
     for found in [name] if name else there:
         study: Study[None] = Study(found, settings.studies, space=lambda trial: None)
         if "sweep" in study.notes():
-            yield (
-                found,
-                Tracker(settings.tracking).project(tracked(study, artifacts.store), artifacts),
-            )
+            latest = tracked(study, artifacts.store)
+            yield found, project(latest, artifacts, settings.tracking)

@@ -145,12 +145,7 @@ class Lineages:
 
     def _read(self, folder: str) -> Manifest | None:
         if folder not in self.known:
-            name = f"{folder}/manifest.json"
-            try:
-                data = self.artifacts.store.read(name)
-                self.known[folder] = Manifest.from_json(data, f"{self.artifacts.store.uri}/{name}")
-            except NotFound:
-                self.known[folder] = None
+            self.known[folder] = self.artifacts.at(folder)
         return self.known[folder]
 
 

@@ -160,7 +160,7 @@ class Background:
                 self.links = tracker.project(self.latest(), self.artifacts)
                 self.problem = ""
             except Exception as error:  # a sweep goes on: MLflow holds nothing of its own
-                self._complain(_reason(error))
+                self._complain(root_cause(error))
             if not over:
                 self._over.wait(self.period)
 
@@ -174,7 +174,7 @@ class Background:
             self.say(self.problem)
 
 
-def _reason(error: BaseException) -> str:
+def root_cause(error: BaseException) -> str:
     """The root of an error in one line; our own errors say it themselves."""
     package = __name__.partition(".")[0]
     while not type(error).__module__.startswith(package):
