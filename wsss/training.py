@@ -1,4 +1,4 @@
-"""One training loop for every classifier, counted in steps, and its optimiser.
+"""One training loop for every network, counted in steps, and its optimiser.
 
 SGD as the published learning rates mean it. The released code of psa, IRN, ReCAM and SFC hands the
 weight decay to SGD in the place of the momentum ("PolyOptimizer"), so they all trained with
@@ -20,7 +20,7 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from pathlib import Path
@@ -31,13 +31,19 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from wsss.config import Training
+from wsss.config import Schedule, Training
 from wsss.data.samples import Samples
 from wsss.data.transforms import training_view
 from wsss.nets.weights import load_weights, read_state, save_weights
 
-Objective = Callable[[Tensor, Tensor], Mapping[str, Tensor]]
-"""Images [B, 3, S, S] and labels [B, C] in {0, 1} to scalars, of which "loss" is minimised."""
+Example = tuple[Tensor, ...]
+"""What a step learns from once; those of a batch are stacked, place by place."""
+
+Examples = Callable[[int], Sequence[Callable[[], Example]]]
+"""Step to what makes each of its examples: a function of the step alone, called in threads."""
+
+Objective = Callable[..., Mapping[str, Tensor]]
+"""The stacked tensors of a batch to scalars, of which "loss" is minimised."""
 
 _ORDER, _VIEW = 1, 2  # keep the two kinds of random streams apart
 
@@ -120,11 +126,9 @@ def fit(
     net: nn.Module,
     rates: Mapping[str, float],
     objective: Objective,
-    samples: Samples,
-    config: Training,
+    examples: Examples,
+    config: Schedule,
     *,
-    mean: Sequence[float],
-    std: Sequence[float],
     monitor: Monitor,
     evaluate: Callable[[], Mapping[str, float]] = dict,
 ) -> None:
@@ -132,24 +136,21 @@ def fit(
 
     `rates` gives the first learning rate of each child of `net` that is trained. What the objective
     returns is reported as the mean over the epoch, together with what `evaluate` finds at its end.
-    Raises ValueError where `samples` cannot fill a batch, FloatingPointError where the loss is not
-    finite.
+    Raises FloatingPointError where the loss is not finite.
     """
-    if len(samples) < config.batch:
-        raise ValueError(f"batch is {config.batch} but the split has {len(samples)} images")
     device = chosen_device(monitor.device)
     net.to(device).train()
     optimiser = _optimiser(net, rates, config)
     done = _restore(net, optimiser, monitor)
-    batches = _batches(samples, config, mean, std, start=done)
+    batches = _batches(examples, config, start=done)
     for epoch in range(1, config.epochs + 1):
         end = round(config.steps * epoch / config.epochs)
         sums: dict[str, float] = defaultdict(float)
         for step in range(done, end):
-            images, labels = next(batches)
+            batch = next(batches)
             set_rates(optimiser, step, config.steps, config.power)
-            terms = objective(images.to(device), labels.to(device))
-            _descend(optimiser, terms["loss"], f"step {step + 1} of {config.steps}")
+            terms = objective(*(part.to(device) for part in batch))
+            _descend(optimiser, terms["loss"], config.clip, f"step {step + 1} of {config.steps}")
             for name, value in terms.items():
                 sums[name] += value.item() / (end - done)
             monitor.progress(step + 1, config.steps, f"loss {terms['loss'].item():.4f}")
@@ -159,7 +160,7 @@ def fit(
             done = end
 
 
-def _optimiser(net: nn.Module, rates: Mapping[str, float], config: Training) -> torch.optim.SGD:
+def _optimiser(net: nn.Module, rates: Mapping[str, float], config: Schedule) -> torch.optim.SGD:
     groups = [
         {"params": [p for p in child.parameters() if p.requires_grad], "first_lr": rates[name]}
         for name, child in net.named_children()
@@ -168,41 +169,81 @@ def _optimiser(net: nn.Module, rates: Mapping[str, float], config: Training) -> 
     return torch.optim.SGD(groups, momentum=config.momentum, weight_decay=config.weight_decay)
 
 
-def _descend(optimiser: torch.optim.Optimizer, loss: Tensor, where: str) -> None:
+def _descend(
+    optimiser: torch.optim.Optimizer, loss: Tensor, clip: float | None, where: str
+) -> None:
     if not loss.isfinite():
         raise FloatingPointError(
             f"loss is {loss.item()} at {where}: lower the learning rates, or train in float32"
         )
     optimiser.zero_grad()
     torch.autograd.backward(loss)
+    if clip is not None:
+        trained = [p for group in optimiser.param_groups for p in group["params"]]
+        nn.utils.clip_grad_norm_(trained, clip)
     optimiser.step()
 
 
-def _batches(
-    samples: Samples, config: Training, mean: Sequence[float], std: Sequence[float], start: int
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Images [B, 3, S, S] and labels [B, C] of each step from `start`; the next is made ahead."""
-    labels = torch.from_numpy(samples.labels).float()
-
-    def view(step: int, image: int) -> Tensor:
-        rng = np.random.default_rng([_VIEW, config.seed, step, image])
-        pixels = samples.image(image)
-        return training_view(
-            pixels, long_side=config.long_side, crop=config.crop, mean=mean, std=std, rng=rng
-        )
-
+def _batches(examples: Examples, config: Schedule, start: int) -> Iterator[Example]:
+    """The stacked examples of each step from `start`; the next are made ahead."""
     with ThreadPoolExecutor(config.workers) as pool:
 
-        def begin(step: int) -> tuple[list[int], Iterator[Tensor]]:
-            chosen = drawn(len(samples), config.batch, config.seed, step)
-            return chosen, pool.map(partial(view, step), chosen)
+        def begin(step: int) -> list[Future[Example]]:
+            return [pool.submit(make) for make in examples(step)]
 
         upcoming = begin(start)
         for step in range(start, config.steps):
-            chosen, views = upcoming
+            made = [future.result() for future in upcoming]
             if step + 1 < config.steps:
                 upcoming = begin(step + 1)
-            yield torch.stack(list(views)), labels[chosen]
+            yield tuple(torch.stack(parts) for parts in zip(*made, strict=True))
+
+
+def classifier_examples(
+    samples: Samples, config: Training, mean: Sequence[float], std: Sequence[float]
+) -> Examples:
+    """The examples of a classifier: `classifier_example` of each image that `drawn` names.
+
+    Raises ValueError where `samples` cannot fill a batch.
+    """
+    check_batch(samples, config)
+
+    def examples(step: int) -> list[Callable[[], Example]]:
+        chosen = drawn(len(samples), config.batch, config.seed, step)
+        return [partial(classifier_example, samples, i, step, config, mean, std) for i in chosen]
+
+    return examples
+
+
+def check_batch(samples: Samples, config: Schedule) -> None:
+    """Raise ValueError where `samples` cannot fill a batch."""
+    if len(samples) < config.batch:
+        raise ValueError(f"batch is {config.batch} but the split has {len(samples)} images")
+
+
+def classifier_example(
+    samples: Samples,
+    image: int,
+    step: int,
+    config: Training,
+    mean: Sequence[float],
+    std: Sequence[float],
+) -> tuple[Tensor, Tensor, Tensor]:
+    """View [3, S, S] of an image, its label [C] in {0, 1}, and where the view is valid [1, S, S].
+
+    All float32. The draws of the augmentation are those of this image in this step.
+    """
+    rng = view_rng(config.seed, step, image)
+    pixels = samples.image(image)
+    view, valid = training_view(
+        pixels, long_side=config.long_side, crop=config.crop, mean=mean, std=std, rng=rng
+    )
+    return view, torch.from_numpy(samples.labels[image]).float(), valid
+
+
+def view_rng(seed: int, step: int, image: int) -> np.random.Generator:
+    """The source of the draws that augment an image in a step."""
+    return np.random.default_rng([_VIEW, seed, step, image])
 
 
 def drawn(images: int, batch: int, seed: int, step: int) -> list[int]:

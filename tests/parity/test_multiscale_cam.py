@@ -14,12 +14,9 @@ def maps(golden, cam_net, w_prime):
     weights = {"baseline": net.classifier.weight, "recam": net.classifier.weight * w_prime}
 
     def extracted(name):
+        views = net.views(tuple(unit["scales"].tolist()))
         return multiscale_maps(
-            unit["image"],
-            cam_source(net, weights[name]),
-            scales=unit["scales"].tolist(),
-            mean=net.backbone.mean,
-            std=net.backbone.std,
+            unit["image"], cam_source(net, weights[name]), torch.arange(20), views
         )
 
     return extracted

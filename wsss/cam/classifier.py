@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from wsss.cam.scores import (
     MapSource,
+    Views,
     best_class,
     mirrored_sum,
     multiscale_maps,
@@ -36,7 +37,7 @@ from wsss.data.samples import Samples
 from wsss.metrics import mean_iou, threshold_curve, threshold_histogram
 from wsss.nets.backbones import Backbone, backbone
 from wsss.nets.weights import fit_state, read_metadata, read_state, save_weights
-from wsss.training import Monitor, fit, mixed, seeded
+from wsss.training import Monitor, classifier_examples, fit, mixed, seeded
 
 PROBE_BINS = 100
 """Thresholds that the probe tries, less one."""
@@ -58,6 +59,11 @@ class CAMNet(nn.Module):
             levels: tuple[Tensor, ...] = self.backbone(images, detach_after)
         return levels[-1].float()
 
+    def views(self, scales: tuple[float, ...]) -> Views:
+        """How this network is shown an image at several `scales`, where it lies now."""
+        net, device = self.backbone, self.classifier.weight.device
+        return Views(scales=scales, mean=net.mean, std=net.std, stride=net.stride, device=device)
+
 
 Net = TypeVar("Net", bound=CAMNet)
 
@@ -78,9 +84,9 @@ def cam_source(net: CAMNet, weight: Tensor, precision: str = "float32") -> MapSo
     In "bfloat16" the backbone's products take less than half the time on processors that know it.
     """
 
-    def source(pair: Tensor) -> Tensor:
+    def source(pair: Tensor, keys: Tensor) -> Tensor:
         with torch.inference_mode():
-            return mirrored_sum(cam(net(pair, precision=precision), weight))
+            return mirrored_sum(cam(net(pair, precision=precision), weight[keys]))
 
     return source
 
@@ -97,7 +103,7 @@ def train_cam(
     with seeded(config.seed):
         net = CAMNet(backbone(config.backbone, initial_weights(config)), len(samples.classes))
 
-    def objective(images: Tensor, labels: Tensor) -> Mapping[str, Tensor]:
+    def objective(images: Tensor, labels: Tensor, _: Tensor) -> Mapping[str, Tensor]:
         features = net(images, config.detach_after, config.precision)
         z = logits(features, net.classifier.weight)
         return {"loss": F.multilabel_soft_margin_loss(z, labels)}
@@ -106,10 +112,8 @@ def train_cam(
         net,
         {"backbone": config.lr_backbone, "classifier": config.lr_head},
         objective,
-        samples,
+        classifier_examples(samples, config, net.backbone.mean, net.backbone.std),
         config,
-        mean=net.backbone.mean,
-        std=net.backbone.std,
         monitor=monitor,
         evaluate=lambda: probe_scores(net, {"w": net.classifier.weight}, masks, config.probe),
     )
@@ -145,18 +149,17 @@ def probe_scores(
     if masks is None or not images:
         return {}
     source = cam_source(net.eval(), torch.cat(list(weights.values())))
-    mean, std, stride = net.backbone.mean, net.backbone.std, net.backbone.stride
-    device = net.classifier.weight.device
+    views = net.views((1.0,))
     ids = len(masks.classes) + 1
     histograms = torch.zeros((len(weights), PROBE_BINS + 2, ids - 1, ids), dtype=torch.int64)
     for i in range(min(images, len(masks))):
-        [maps] = multiscale_maps(
-            masks.image(i), source, scales=(1.0,), mean=mean, std=std, device=device
-        )
         truth, keys = torch.from_numpy(masks.mask(i)), present(masks, i)
         size = (truth.shape[0], truth.shape[1])
+        rows = torch.cat([keys + n * len(masks.classes) for n in range(len(weights))])
+        [maps] = multiscale_maps(masks.image(i), source, rows, views)
         for histogram, part in zip(histograms, maps.chunk(len(weights)), strict=True):
-            score, best = best_class(upsample(score_planes([part[keys]], size, stride), size), keys)
+            planes = score_planes([part], size, views.stride)
+            score, best = best_class(upsample(planes, size), keys)
             histogram += threshold_histogram(score, best, truth, PROBE_BINS, ids)
     net.train()
     found = [float(mean_iou(threshold_curve(histogram)).max()) for histogram in histograms]

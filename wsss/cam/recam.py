@@ -33,7 +33,7 @@ from wsss.cam.scores import max_normalised
 from wsss.config import ExtractionWeight, ReCAMTraining
 from wsss.data.samples import Samples
 from wsss.nets.backbones import Backbone
-from wsss.training import Monitor, fit, seeded
+from wsss.training import Monitor, classifier_examples, fit, seeded
 
 
 class ReCAMNet(CAMNet):
@@ -117,7 +117,7 @@ def train_recam(
         net = ReCAMNet(start.backbone, classes)
     net.classifier = start.classifier
 
-    def objective(images: Tensor, labels: Tensor) -> Mapping[str, Tensor]:
+    def objective(images: Tensor, labels: Tensor, _: Tensor) -> Mapping[str, Tensor]:
         features = net(images, config.detach_after, config.precision)
         w, w_prime = net.classifier.weight, net.recam.weight
         return recam_losses(features, w, w_prime, labels, config.loss_weight)
@@ -135,10 +135,8 @@ def train_recam(
             "recam": config.lr_recam,
         },
         objective,
-        samples,
+        classifier_examples(samples, config, net.backbone.mean, net.backbone.std),
         config,
-        mean=net.backbone.mean,
-        std=net.backbone.std,
         monitor=monitor,
         evaluate=evaluate,
     )

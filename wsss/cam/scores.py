@@ -17,7 +17,8 @@ quantised: resizing it by 4 gives back the full-resolution maps, to within 0.05 
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol
@@ -39,9 +40,30 @@ STRIDE = 4
 class MapSource(Protocol):
     """Anything that turns an image into non-negative class maps."""
 
-    def __call__(self, pair: Tensor) -> Tensor:
-        """Maps [C, h, w] of a normalised image and its mirror image, [2, 3, H, W]; un-mirrored."""
+    def __call__(self, pair: Tensor, keys: Tensor) -> Tensor:
+        """Maps [n, h, w] of the classes `keys` [n] in a normalised image.
+
+        The image comes with its mirror image, [2, 3, H, W]; the maps are un-mirrored and summed.
+        """
         ...
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Views:
+    """How a network is shown an image, and how coarse the maps are that it makes of it."""
+
+    scales: tuple[float, ...]
+    """Of the image's sides."""
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    """Of each channel, for images in [0, 1]."""
+    stride: int
+    """Pixels of a view to a cell of its maps."""
+    device: torch.device | str = "cpu"
+
+
+Planes = Callable[[npt.NDArray[np.uint8], Tensor], Tensor]
+"""An image [H, W, 3] and its classes [n] to score planes at stride 4, as `ScoreMap` holds them."""
 
 
 class ScoreMap(NamedTuple):
@@ -67,20 +89,25 @@ def max_normalised(maps: Tensor) -> Tensor:
 
 
 def multiscale_maps(
-    image: npt.NDArray[np.uint8],
-    source: MapSource,
-    *,
-    scales: Sequence[float],
-    mean: Sequence[float],
-    std: Sequence[float],
-    device: torch.device | str = "cpu",
+    image: npt.NDArray[np.uint8], source: MapSource, keys: Tensor, views: Views
 ) -> list[Tensor]:
-    """What `source` makes of uint8 [H, W, 3] at each scale, [C, h, w] of the scale's own grid."""
+    """What `source` makes of uint8 [H, W, 3] at each scale, [n, h, w] of the scale's own grid."""
     maps = []
-    for scale in scales:
-        view = normalise(rescale(image, scale, "cubic"), mean, std)
-        maps.append(source(torch.stack([view, flip(view)]).to(device)).float().cpu())
+    for scale in views.scales:
+        view = normalise(rescale(image, scale, "cubic"), views.mean, views.std)
+        pair = torch.stack([view, flip(view)]).to(views.device)
+        maps.append(source(pair, keys.to(views.device)).float().cpu())
     return maps
+
+
+def multiscale_planes(source: MapSource, views: Views) -> Planes:
+    """The score planes of a source: multi-scale, mirrored, each divided by its maximum."""
+
+    def planes(image: npt.NDArray[np.uint8], keys: Tensor) -> Tensor:
+        maps = multiscale_maps(image, source, keys, views)
+        return score_planes(maps, (image.shape[0], image.shape[1]), views.stride)
+
+    return planes
 
 
 def fused(maps: Iterable[Tensor], grid: tuple[int, int]) -> Tensor:
@@ -140,28 +167,17 @@ def best_class(planes: Tensor, keys: Tensor) -> tuple[Tensor, Tensor]:
     return score, keys[place]
 
 
-def extract(
-    samples: Samples,
-    indices: Iterable[int],
-    source: MapSource,
-    *,
-    scales: Sequence[float],
-    mean: Sequence[float],
-    std: Sequence[float],
-    stride: int,
-    device: torch.device | str = "cpu",
-) -> Iterator[ScoreMap]:
+def extract(samples: Samples, indices: Iterable[int], planes: Planes) -> Iterator[ScoreMap]:
     """Score maps of the images at `indices`, each for the classes of its image-level label.
 
-    `stride` is that of the source's maps in pixels.
+    An image without a class has no planes, and no network looks at it.
     """
     for i in indices:
-        image = samples.image(i)
+        image, keys = samples.image(i), present(samples, i)
         size = (image.shape[0], image.shape[1])
-        maps = multiscale_maps(image, source, scales=scales, mean=mean, std=std, device=device)
-        keys = present(samples, i)
-        planes = score_planes([m[keys] for m in maps], size, stride)
-        yield ScoreMap(id=samples.ids[i], keys=keys, planes=planes, size=size)
+        grid = strided_size(*size, STRIDE)
+        found = planes(image, keys) if len(keys) else torch.zeros((0, *grid))
+        yield ScoreMap(id=samples.ids[i], keys=keys, planes=found, size=size)
 
 
 def present(samples: Samples, i: int) -> Tensor:

@@ -11,6 +11,7 @@ from wsss.config.training import (
     CAMTraining,
     Precision,
     ReCAMTraining,
+    Schedule,
     Training,
     content_of,
 )
@@ -24,6 +25,7 @@ __all__ = [
     "Precision",
     "ReCAMMaps",
     "ReCAMTraining",
+    "Schedule",
     "SeedPictures",
     "SeedQuality",
     "SeedScore",

@@ -15,28 +15,24 @@ BY_CONTENT = "sha256:"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Training:
-    """What every classifier training may choose; the defaults are the published ones."""
+class Schedule:
+    """What every training may choose, of a classifier or of anything else."""
 
-    steps: int = 3305
-    """Optimiser steps in all; the default is VOC train_aug five times in batches of 16."""
-    epochs: int = 5
+    steps: int
+    """Optimiser steps in all."""
+    epochs: int
     """Parts that the steps are split into: each ends with a report and a checkpoint."""
     batch: int = 16
     weight_decay: float = 1e-4
     momentum: float = 1e-4
     """SGD's momentum as the release really uses it, not as it says (0.9)."""
     power: float = 0.9
+    clip: float | None = None
+    """Norm that the gradient over all trained weights is cut to; None leaves it."""
     crop: int = 512
     """Side of the square training view in pixels."""
-    long_side: tuple[int, int] = (320, 640)
-    """Range of the longer image side before the crop, in pixels, both ends included."""
-    detach_after: int | None = None
-    """Layer behind which the gradient stops: 2 as in IRN and SFC, None as in ReCAM."""
     precision: Precision = "float32"
     """Of the backbone's products; the rest is float32 always."""
-    probe: int = 0
-    """Images on which the maps are scored after each epoch, for pruning; 0 for none."""
     workers: int = 2
     """Threads that decode and augment; without influence on the result."""
     seed: int = 0
@@ -44,17 +40,37 @@ class Training:
     def __post_init__(self) -> None:
         check_least(1, steps=self.steps, epochs=self.epochs, batch=self.batch)
         check_least(1, crop=self.crop, workers=self.workers)
-        check_least(0, weight_decay=self.weight_decay, power=self.power)
-        check_least(0, probe=self.probe, seed=self.seed)
+        check_least(0, weight_decay=self.weight_decay, power=self.power, seed=self.seed)
         if self.epochs > self.steps:
             raise ValueError(f"epochs is {self.epochs}: give at most steps, {self.steps}")
         if not 0 <= self.momentum < 1:
             raise ValueError(f"momentum is {self.momentum}: give a number in [0, 1)")
+        if self.clip is not None and not self.clip > 0:
+            raise ValueError(f"clip is {self.clip}: give a positive norm, or None")
+        check_choice("precision", self.precision, Precision)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Training(Schedule):
+    """What every classifier training may choose; the defaults are the published ones."""
+
+    steps: int = 3305
+    """The default is VOC train_aug five times in batches of 16."""
+    epochs: int = 5
+    long_side: tuple[int, int] = (320, 640)
+    """Range of the longer image side before the crop, in pixels, both ends included."""
+    detach_after: int | None = None
+    """Layer behind which the gradient stops: 2 as in IRN and SFC, None as in ReCAM."""
+    probe: int = 0
+    """Images on which the maps are scored after each epoch, for pruning; 0 for none."""
+
+    def __post_init__(self) -> None:
+        Schedule.__post_init__(self)  # super() does not work in slotted dataclasses
+        check_least(0, probe=self.probe)
         if not 1 <= self.long_side[0] <= self.long_side[1]:
             raise ValueError(f"long_side is {self.long_side}: give the lower end first, 1 or more")
         if self.detach_after not in (None, 1, 2, 3):
             raise ValueError(f"detach_after is {self.detach_after}: give 1, 2, 3 or None")
-        check_choice("precision", self.precision, Precision)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -97,17 +97,19 @@ def training_view(
     mean: Sequence[float],
     std: Sequence[float],
     rng: np.random.Generator,
-) -> Tensor:
+) -> tuple[Tensor, Tensor]:
     """One augmented view of uint8 [H, W, 3] for classifier training, float32 [3, crop, crop].
 
     The longer side becomes a uniform integer of the inclusive range `long_side`; normalised;
-    mirrored with probability one half; cropped at random.
+    mirrored with probability one half; cropped at random. With it comes where it is valid, float32
+    [1, crop, crop]: 1 on the image and 0 on the canvas around it.
     """
     resized = resize_long(image, int(rng.integers(*long_side, endpoint=True)))
     view = normalise(resized, mean, std)
     if rng.random() < 0.5:
         view = flip(view)
-    return random_crop(view, crop, rng)
+    placed = random_crop(torch.cat([view, torch.ones_like(view[:1])]), crop, rng)
+    return placed[:3], placed[3:]
 
 
 def _spans(length: int, size: int, draw: int) -> tuple[slice, slice]:

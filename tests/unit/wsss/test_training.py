@@ -3,6 +3,7 @@ import signal
 import subprocess
 import sys
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,7 +12,16 @@ from torch import nn
 
 from wsss.config import Training
 from wsss.data import open_samples
-from wsss.training import Silent, chosen_device, drawn, fit, mixed, seeded
+from wsss.training import (
+    Silent,
+    chosen_device,
+    classifier_example,
+    classifier_examples,
+    drawn,
+    fit,
+    mixed,
+    seeded,
+)
 
 CONFIG = Training(steps=6, epochs=3, batch=4, crop=32, long_side=(32, 48), momentum=0.5, seed=3)
 
@@ -49,7 +59,7 @@ def small_net():
 def train(monitor, config=CONFIG, rates=None, scale=1.0, evaluate=dict):
     net = small_net()
 
-    def objective(images, labels):
+    def objective(images, labels, valid):
         z = net["head"](net["body"](images)).mean((2, 3))
         return {"loss": scale * F.multilabel_soft_margin_loss(z, labels), "double": 2 * z.mean()}
 
@@ -59,10 +69,8 @@ def train(monitor, config=CONFIG, rates=None, scale=1.0, evaluate=dict):
         net,
         rates or {"body": 0.5, "head": 1.0},
         objective,
-        samples,
+        classifier_examples(samples, config, half, half),
         config,
-        mean=half,
-        std=half,
         monitor=monitor,
         evaluate=evaluate,
     )
@@ -210,3 +218,30 @@ def test_auto_takes_an_accelerator_where_there_is_one(monkeypatch):
     assert chosen_device("cpu") == torch.device("cpu")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert chosen_device("auto") == torch.device("cpu")
+
+
+def test_a_clipped_gradient_moves_the_weights_by_its_norm_at_most():
+    config = replace(CONFIG, steps=1, epochs=1, momentum=0.0, weight_decay=0.0, clip=0.01)
+    rates = {"body": 1.0, "head": 1.0}
+    before, after = small_net().state_dict(), train(Silent(), config, rates, scale=1e3).state_dict()
+    moved = torch.cat([(after[name] - before[name]).flatten() for name in before])
+    assert float(moved.norm()) == pytest.approx(0.01, rel=1e-3)
+    free = train(Silent(), replace(config, clip=None), rates, scale=1e3).state_dict()
+    assert torch.cat([(free[name] - before[name]).flatten() for name in before]).norm() > 1
+
+
+def test_an_example_is_valid_where_its_image_was_pasted():
+    samples = open_samples("scenes:images=14", "train")
+    config = replace(CONFIG, crop=64)
+    view, label, valid = classifier_example(samples, 2, 5, config, (0.0,) * 3, (1.0,) * 3)
+    assert view.shape == (3, 64, 64)
+    assert label.tolist() == samples.labels[2].tolist()
+    assert set(valid.unique().tolist()) == {0.0, 1.0}
+    assert not (view * (1 - valid)).any()
+    rows, columns = valid[0].amax(1), valid[0].amax(0)
+    assert torch.equal(valid[0], torch.outer(rows, columns))
+    assert 32 <= max(rows.sum(), columns.sum()) <= 48
+    again = classifier_example(samples, 2, 5, config, (0.0,) * 3, (1.0,) * 3)
+    other = classifier_example(samples, 2, 6, config, (0.0,) * 3, (1.0,) * 3)
+    assert torch.equal(view, again[0])
+    assert not torch.equal(view, other[0])

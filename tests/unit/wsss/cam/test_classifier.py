@@ -46,11 +46,12 @@ def test_a_source_adds_the_mirror_image_after_the_relu():
     net = CAMNet(backbone("tiny"), 3).eval()
     pair = torch.randn(2, 3, 32, 48)
     pair[1] = pair[0].flip(-1)
-    maps = cam_source(net, net.classifier.weight)(pair)
-    swapped = cam_source(net, net.classifier.weight)(pair.flip(0))
+    source, keys = cam_source(net, net.classifier.weight), torch.tensor([2, 0])
+    maps, swapped = source(pair, torch.arange(3)), source(pair.flip(0), torch.arange(3))
     assert maps.shape == (3, 8, 12)
     assert maps.min() >= 0
     assert torch.allclose(maps, swapped.flip(-1), atol=1e-5)
+    assert torch.allclose(source(pair, keys), maps[keys])
 
 
 def test_training_lowers_the_loss_and_reports_the_probe(scenes):
@@ -120,6 +121,7 @@ def test_a_file_of_another_kind_is_named(tmp_path):
 def test_maps_made_in_bfloat16_are_close_to_those_in_float32():
     net = CAMNet(backbone("tiny"), 3).eval()
     pair, weight = torch.randn(2, 3, 32, 48), net.classifier.weight
-    exact, rounded = (cam_source(net, weight, p)(pair) for p in ("float32", "bfloat16"))
+    sources = (cam_source(net, weight, precision) for precision in ("float32", "bfloat16"))
+    exact, rounded = (source(pair, torch.arange(3)) for source in sources)
     assert exact.dtype == rounded.dtype == torch.float32
     assert 0 < (exact - rounded).abs().max() < 0.1 * exact.max()

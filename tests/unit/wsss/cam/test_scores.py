@@ -9,12 +9,14 @@ import torch.nn.functional as F
 from wsss.cam.scores import (
     ScoreMap,
     ScoreMaps,
+    Views,
     best_class,
     extract,
     fused_high_res,
     max_normalised,
     mirrored_sum,
     multiscale_maps,
+    multiscale_planes,
     present,
     score_planes,
     upsample,
@@ -123,13 +125,14 @@ def test_the_best_class_is_the_first_of_equals():
 def test_each_scale_is_seen_in_its_own_size_and_mirrored():
     seen = []
 
-    def source(pair):
+    def source(pair, keys):
         seen.append(tuple(pair.shape))
         assert torch.equal(pair[1], pair[0].flip(-1))
-        return pair[0, :2].abs()
+        return pair[0, keys].abs()
 
     image = np.random.default_rng(0).integers(0, 256, (21, 34, 3), dtype=np.uint8)
-    found = multiscale_maps(image, source, scales=(1.0, 0.5, 2.0), mean=MEAN, std=STD)
+    views = Views(scales=(1.0, 0.5, 2.0), mean=MEAN, std=STD, stride=1)
+    found = multiscale_maps(image, source, torch.tensor([0, 2]), views)
     assert seen == [(2, 3, 21, 34), (2, 3, 10, 17), (2, 3, 42, 68)]
     assert [tuple(m.shape) for m in found] == [(2, 21, 34), (2, 10, 17), (2, 42, 68)]
 
@@ -152,12 +155,12 @@ def test_extraction_keeps_present_classes_and_images_without_any(tmp_path):
     labels[2] = False
     scenes = replace(drawn, labels=labels)
 
-    def brightness(pair):
+    def brightness(pair, keys):
         level = F.avg_pool2d(pair[0].mean(0)[None], 8, ceil_mode=True)
-        return level.abs() * torch.arange(1, 9).view(8, 1, 1)
+        return level.abs() * torch.arange(1, 9).view(8, 1, 1)[keys]
 
-    found = extract(scenes, range(6), brightness, scales=(1.0, 0.5), mean=MEAN, std=STD, stride=8)
-    write_scores(tmp_path, found)
+    views = Views(scales=(1.0, 0.5), mean=MEAN, std=STD, stride=8)
+    write_scores(tmp_path, extract(scenes, range(6), multiscale_planes(brightness, views)))
     for i, scores in enumerate(ScoreMaps(tmp_path)):
         assert scores.keys.tolist() == np.flatnonzero(labels[i]).tolist()
         whole = upsample(scores.planes, scores.size)

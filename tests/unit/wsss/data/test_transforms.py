@@ -19,7 +19,7 @@ MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.5)
 
 def view(image: np.ndarray, seed: int, long_side=(48, 80), crop: int = 64) -> torch.Tensor:
     rng = np.random.default_rng(seed)
-    return training_view(image, long_side=long_side, crop=crop, mean=MEAN, std=STD, rng=rng)
+    return training_view(image, long_side=long_side, crop=crop, mean=MEAN, std=STD, rng=rng)[0]
 
 
 def test_sizes_of_the_papers():
