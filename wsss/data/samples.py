@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import hashlib
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -61,12 +62,32 @@ class Samples(ABC):
         }
 
 
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False, repr=False)
+class Part(Samples):
+    """Some images of a split: those at `places`."""
+
+    whole: Samples
+    places: range
+
+    def image(self, i: int) -> npt.NDArray[np.uint8]:
+        """RGB image `i` of the part, uint8 [H, W, 3]."""
+        return self.whole.image(self.places[i])
+
+    def mask(self, i: int) -> npt.NDArray[np.uint8]:
+        """Mask of image `i` of the part, uint8 [H, W]: 0 background, class id, 255 void."""
+        return self.whole.mask(self.places[i])
+
+
 @cache
 def open_samples(location: str, split: str) -> Samples:
     """The split `split` of the data set at `location`; opened once in each process.
 
-    Raises ValueError for an unknown kind of data set and for whatever the reader finds wrong.
+    Part of a split is written as a slice of its list: `train[:100]`, or `train[::4]` for every
+    fourth image. Raises ValueError for an unknown kind of data set, for a slice that is none or
+    empty, and for whatever the reader finds wrong.
     """
+    if split.endswith("]"):
+        return _part(location, split)
     scheme, _, rest = location.partition(":")
     if scheme == "scenes":
         from wsss.data.scenes import open_scenes
@@ -78,6 +99,27 @@ def open_samples(location: str, split: str) -> Samples:
         return open_voc(rest, split)
     raise ValueError(
         f"data set {location!r} is unknown: use scenes, scenes:seed=N,images=N or voc2012:PATH"
+    )
+
+
+def _part(location: str, split: str) -> Part:
+    name, _, inside = split.removesuffix("]").partition("[")
+    if not (bounds := re.fullmatch(r"(-?\d*):(-?\d*)(?::([1-9]\d*))?", inside)):
+        raise ValueError(f"split {split!r} has no slice of images: write {name}[:100] or [::4]")
+    whole = open_samples(location, name)
+    places = range(len(whole))[slice(*(int(text) if text else None for text in bounds.groups()))]
+    if not places:
+        raise ValueError(f"split {split!r} holds no image: {name} has {len(whole)}")
+    return Part(
+        name=whole.name,
+        split=split,
+        classes=whole.classes,
+        ids=tuple(whole.ids[i] for i in places),
+        labels=whole.labels[list(places)],
+        mask_rule=whole.mask_rule,
+        has_masks=whole.has_masks,
+        whole=whole,
+        places=places,
     )
 
 

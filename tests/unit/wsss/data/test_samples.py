@@ -113,3 +113,29 @@ def test_mask_in_colours(tmp_path: Path, photo: Path):
     Image.new("RGB", (50, 30)).save(tmp_path / "x.png")
     with pytest.raises(ValueError, match=r"x\.png holds RGB colours"):
         read_mask(tmp_path / "x.png", photo, 20)
+
+
+def test_part_of_a_split_is_a_slice_of_its_list():
+    whole = open_samples("scenes:images=9", "train")
+    part = open_samples("scenes:images=9", "train[1::3]")
+    assert part.ids == whole.ids[1::3]
+    assert np.array_equal(part.labels, whole.labels[1::3])
+    assert np.array_equal(part.image(2), whole.image(7))
+    assert np.array_equal(part.mask(1), whole.mask(4))
+    assert part.identity() != whole.identity()
+    assert open_samples("scenes:images=9", "train[:4]").ids == whole.ids[:4]
+
+
+@pytest.mark.parametrize(
+    ("split", "says"),
+    [
+        ("train[3]", r"'train\[3\]' has no slice of images: write train\[:100\]"),
+        ("train[::0]", "has no slice"),
+        ("train[a:]", "has no slice"),
+        ("train[99:]", "holds no image: train has 9"),
+        ("trian[:2]", "trian"),
+    ],
+)
+def test_a_slice_that_is_none(split: str, says: str):
+    with pytest.raises(ValueError, match=says):
+        open_samples("scenes:images=9", split)
