@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -49,6 +50,7 @@ class Session:
     settings: Settings
     trials: int
     only_plan: bool = False
+    results: Path | None = None
     console: Console = field(default_factory=lambda: Console(highlight=False))
     on_stale: OnStale = OnStale.ASK
     closing: ExitStack = field(default_factory=ExitStack)
@@ -57,9 +59,11 @@ class Session:
     def run(self) -> None:
         """Do what the command says. Raises RunError when the board or every trial failed."""
         entries = functools.partial(self.sweep.entries, options=self.options)
-        objective = self._objective()
         # Built first of all, so that bad input is told before anything is written or started.
-        first = [objective.pipeline(self.sweep.defaults), *_nodes(entries(self.sweep.defaults))]
+        usual = entries(self.sweep.defaults)
+        objective = self._objective()
+        trial = [] if objective is None else [objective.pipeline(self.sweep.defaults)]
+        first = [*trial, *_nodes(usual)]
         store = self.settings.open_store()
         artifacts = Artifacts(store, home() / "cache")
         steps = plan(*first, artifacts=artifacts)
@@ -69,16 +73,19 @@ class Session:
         self._check_once(store)
         self._decide_stale(steps)
         with self.closing:
-            if not self.trials:
-                self._fill_board(entries(self.sweep.defaults), artifacts)
+            if objective is not None and not self.trials:
+                self._fill_board(usual, artifacts)
                 return
-            with self._study(first[0]) as study, self._tracked(study, artifacts):
-                self._search(study, objective, artifacts)
-                best = self._best(study)
-                rows = self._fill_board(entries(replace(self.sweep.defaults, **best)), artifacts)
+            with self._study(trial or first) as study, self._tracked(study, artifacts):
+                if objective is not None:
+                    self._search(study, objective, artifacts)
+                    usual = entries(replace(self.sweep.defaults, **self._best(study)))
+                rows = self._fill_board(usual, artifacts)
                 study.note("rows", [row.key for row in rows])
 
-    def _objective(self) -> Objective[Any]:
+    def _objective(self) -> Objective[Any] | None:
+        if self.sweep.pipeline is None:
+            return None
         pipeline = functools.partial(self.sweep.pipeline, options=self.options)
         return Objective(pipeline, self.sweep.metric, self.sweep.rung, self.sweep.maximise)
 
@@ -105,19 +112,22 @@ class Session:
         self.on_stale = OnStale.RERUN if answer.lower().startswith("r") else OnStale.KEEP
 
     @contextmanager
-    def _study(self, first: Node) -> Iterator[Study[Any]]:
-        """The study of this command: of its objective at the defaults and the code behind it."""
+    def _study(self, first: Sequence[Node]) -> Iterator[Study[Any]]:
+        """The study of this command: of what it makes at the defaults and the code behind it.
+
+        Where nothing is searched it has no trials, and keeps what MLflow shall show.
+        """
         from stageflow.study import Study
 
-        space: Callable[..., Any] = self.sweep.space
-        code = sorted({node.stage.fingerprint for node in ancestry(first)})
-        pipeline: Callable[..., Any] = self.sweep.pipeline
-        made_by = [fingerprint(space), fingerprint(pipeline), *code]
-        command = digest([first.key, self.sweep.metric, self.sweep.maximise, made_by])
+        searching: list[Callable[..., Any] | None] = [self.sweep.space, self.sweep.pipeline]
+        code = sorted({node.stage.fingerprint for node in ancestry(*first)})
+        made_by = [*(fingerprint(function) for function in searching if function), *code]
+        made = [node.key for node in first]
+        command = digest([made, self.sweep.metric, self.sweep.maximise, made_by])
         study: Study[Any] = Study(
             self.settings.study or f"{self.sweep.name}-{command[:8]}",
             self.settings.studies,
-            space=functools.partial(self.sweep.space, options=self.options),
+            space=functools.partial(self.sweep.space or _nothing, options=self.options),
             maximise=self.sweep.maximise,
         )
         with study.claimed():
@@ -126,7 +136,8 @@ class Session:
                 self.console.print(
                     f"{lost} trials of a driver that died are tried again", style="yellow"
                 )
-            study.enqueue(self.sweep.defaults)
+            if self.sweep.space is not None:
+                study.enqueue(self.sweep.defaults)
             yield study
 
     def _search(self, study: Study[Any], objective: Objective[Any], artifacts: Artifacts) -> None:
@@ -194,6 +205,11 @@ class Session:
         board.save([*rows, *self.sweep.published], artifacts.store)
         for table in board.console([*rows, *self.sweep.published]):
             self.console.print(table)
+        if self.results is not None:
+            summary = self.sweep.summary
+            text = board.markdown(rows) if summary is None else summary(rows, self.options)
+            self.results.write_text(f"{text.rstrip()}\n", encoding="utf-8")
+            self.console.print(f"wrote {self.results}")
         return rows
 
     @contextmanager
@@ -211,6 +227,10 @@ class Session:
         with Background(latest, artifacts, self.settings.tracking) as background:
             yield
         self.console.print(background.verdict(), soft_wrap=True)
+
+
+def _nothing(trial: object, options: object) -> None:
+    """The space of an experiment that searches nothing."""
 
 
 def _nodes(entries: Sequence[Entry]) -> list[Node]:

@@ -6,7 +6,8 @@
     if __name__ == "__main__":
         sys.exit(main(Sweep(...)))
 
-The same command again continues where it was stopped, and never repeats what is done.
+The same command again continues where it was stopped, and never repeats what is done. An experiment
+that has nothing to search, and only puts methods side by side, leaves space and pipeline out.
 """
 
 from __future__ import annotations
@@ -64,6 +65,14 @@ class Entries(Protocol[Chosen, Given]):
         ...
 
 
+class Summary(Protocol[Given]):
+    """Results to a text for people."""
+
+    def __call__(self, rows: Sequence[Row], options: Given) -> str:
+        """Markdown that tells what the rows of this experiment say."""
+        ...
+
+
 @dataclass(frozen=True, kw_only=True)
 class Sweep(Generic[Options, Params]):
     """An experiment.
@@ -73,7 +82,8 @@ class Sweep(Generic[Options, Params]):
         about: what it does, for `--help`; usually the module's docstring.
         options: what a user may set by flags; its values are the defaults.
         defaults: the parameters to try first, for instance the published ones.
-        space, pipeline, entries: see the module's docstring.
+        space, pipeline, entries: see the module's docstring; with no pipeline nothing is searched.
+        summary: what `--results FILE` writes of the rows; without it, the board as Markdown.
         metric: the objective, a metric of the pipeline's node.
         rung: a metric that stages report on the way, on which ASHA stops trials; "" for none.
         trials: how many, unless `--trials` says otherwise.
@@ -84,9 +94,10 @@ class Sweep(Generic[Options, Params]):
     about: str
     options: Options
     defaults: Params
-    space: Space[Options, Params]
-    pipeline: Pipeline[Params, Options]
+    space: Space[Options, Params] | None = None
+    pipeline: Pipeline[Params, Options] | None = None
     entries: Entries[Params, Options]
+    summary: Summary[Options] | None = None
     metric: str = "miou"
     rung: str = ""
     maximise: bool = True
@@ -121,29 +132,36 @@ def _parse(sweep: Sweep[Any, Any], arguments: Sequence[str] | None) -> Session:
     parser.add_argument(
         "--config", type=Path, metavar="FILE", help="options from a TOML file; flags win"
     )
-    parser.add_argument(
-        "--trials",
-        type=int,
-        default=sweep.trials,
-        metavar="INTEGER",
-        help=f"how many parameter sets to try; 0: only the board (default: {sweep.trials})",
-    )
+    if sweep.pipeline is not None:
+        parser.add_argument(
+            "--trials",
+            type=int,
+            default=sweep.trials,
+            metavar="INTEGER",
+            help=f"how many parameter sets to try; 0: only the board (default: {sweep.trials})",
+        )
     parser.add_argument(
         "--plan",
         action="store_true",
-        help="say what the first trial and the board would run, and what is there; then stop",
+        help="say what would be run for the board and a first trial, and what is there; then stop",
+    )
+    parser.add_argument(
+        "--results", type=Path, metavar="FILE", help="also write the results, as Markdown, to FILE"
     )
     add_flags(parser.add_argument_group("this experiment"), sweep.options)
     add_flags(parser.add_argument_group("where it runs, and where things are kept"), Settings())
     given = vars(parser.parse_args(arguments))
-    file, trials, only_plan = (given.pop(name) for name in ("config", "trials", "plan"))
+    file, trials = given.pop("config"), given.pop("trials", 0)
+    only_plan, results = given.pop("plan"), given.pop("results")
     if trials < 0:
         raise OptionError(f"--trials is {trials}: give zero or more")
+    if results is not None and not results.parent.is_dir():
+        raise OptionError(f"--results {results}: folder {results.parent} does not exist")
     platform = {f.name for f in fields(Settings)}
     options = from_file(sweep.options, file) if file else sweep.options
     options = from_flags(options, {n: v for n, v in given.items() if n not in platform})
     settings = from_flags(Settings(), {n: v for n, v in given.items() if n in platform})
-    return Session(sweep, options, settings, trials, only_plan)
+    return Session(sweep, options, settings, trials, only_plan, results)
 
 
 @contextmanager

@@ -1,7 +1,7 @@
 """A sweep's command, from flags to the board, with toy stages and without Ray."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import optuna
@@ -9,9 +9,9 @@ import pytest
 
 from stageflow import board
 from stageflow.artifact import Artifacts
-from stageflow.board import Entry
+from stageflow.board import Entry, Row
 from stageflow.context import Context
-from stageflow.settings import Settings
+from stageflow.settings import Settings, home
 from stageflow.stage import Metrics, Node, stage
 from stageflow.study import Study, StudyError
 from stageflow.sweep import Sweep, main
@@ -123,6 +123,44 @@ def test_without_trials_only_the_board_is_filled() -> None:
     assert not Path(Settings().studies.removeprefix("sqlite:///")).exists()
 
 
+def test_methods_are_put_side_by_side_without_a_search(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    compared = replace(SWEEP, space=None, pipeline=None)
+    assert main(compared, (*LOCAL, f"--results={tmp_path / 'board.md'}")) == 0
+    [row] = board.load(Settings().open_store())
+    assert row.values == pytest.approx((80, 80))
+    assert not study().trials()
+    assert "| guess | 80.0 ± 0.0 |" in (tmp_path / "board.md").read_text()
+    assert f"wrote {tmp_path / 'board.md'}" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        main(compared, ["--trials=3"])
+
+
+def test_a_comparison_is_kept_for_tracking() -> None:
+    compared = replace(SWEEP, space=None, pipeline=None)
+    assert main(compared, ("--executor=local", f"--tracking=sqlite:///{home()}/mlflow.db")) == 0
+    [row] = board.load(Settings().open_store())
+    assert study().notes()["rows"] == [row.key]
+
+
+def test_a_summary_tells_the_rows_in_the_experiment_s_own_words(tmp_path: Path) -> None:
+    def summary(rows: Sequence[Row], options: Options) -> str:
+        return f"# {options.seeds} seeds, best {max(row.mean for row in rows):.0f}"
+
+    file = tmp_path / "results.md"
+    assert main(replace(SWEEP, summary=summary), (*LOCAL, "--trials=1", f"--results={file}")) == 0
+    assert file.read_text() == "# 2 seeds, best 80\n"
+
+
+def test_results_for_a_folder_that_is_not_there(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    assert main(SWEEP, (*LOCAL, f"--results={tmp_path / 'no' / 'board.md'}")) == 2
+    assert f"folder {tmp_path / 'no'} does not exist" in capsys.readouterr().err
+    assert not list(Artifacts(Settings().open_store(), Path()).all())
+
+
 def test_a_plan_runs_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(SWEEP, (*LOCAL, "--plan")) == 0
     assert capsys.readouterr().out.splitlines()[-1].startswith("2 to run")
@@ -193,7 +231,7 @@ def test_the_flags_are_these(capsys: pytest.CaptureFixture[str]) -> None:
         main(SWEEP, ["--help"])
     shown = {word.strip(",[]") for word in capsys.readouterr().out.split() if word.startswith("--")}
     assert shown == {
-        *("--help", "--config", "--trials", "--plan", "--seeds"),
+        *("--help", "--config", "--trials", "--plan", "--results", "--seeds"),
         *("--store", "--studies", "--tracking", "--executor", "--on-stale", "--concurrent"),
         "--study",
     }
