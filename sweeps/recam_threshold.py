@@ -17,9 +17,9 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast, get_args
+from typing import TYPE_CHECKING, cast, get_args
 
 # The code beside this file and not an older installed copy: shipped folders hold both roots.
 sys.path[:0] = [str(Path(__file__).resolve().parents[1] / root) for root in (".", "platform")]
@@ -27,42 +27,32 @@ sys.path[:0] = [str(Path(__file__).resolve().parents[1] / root) for root in ("."
 from stageflow.board import Entry, published_row
 from stageflow.stage import Node
 from stageflow.sweep import Sweep, main
-from wsss import stages
-from wsss.config import (
-    ExtractionWeight,
-    ReCAMMaps,
-    SeedPictures,
-    SeedQuality,
-    SeedScore,
-    content_of,
-)
-from wsss.data import class_ids, open_samples
+from wsss import pipelines, stages
+from wsss.config import ExtractionWeight, SeedPictures
+from wsss.config.checks import check_least, check_share
+from wsss.data import open_samples
+from wsss.pipelines import ScoredMaps, cam, score
 from wsss.published import CAM_SEED, PUBLISHED
-from wsss.recipes import Recipe, published, recipe
+from wsss.recipes import Recipe
+from wsss.setting import (
+    Setting,
+    chosen,
+    differences,
+    initial_weights,
+    option,
+    shortened,
+    split_name,
+)
 
 if TYPE_CHECKING:
     import optuna
 
 
-def option(text: str, default: Any) -> Any:
-    """An option with its help text."""
-    return field(default=default, metadata={"help": text})
-
-
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Options:
+class Options(Setting):
     """What a user may choose; "auto" stands for what suits the data."""
 
-    data: str = option(
-        "scenes, scenes:seed=N,images=N, or voc2012:PATH (official layout)", "scenes"
-    )
-    backbone: str = option("tiny, resnet50, resnet101, efficientnet_lite0, or a timm name", "auto")
-    weights: str = option("of the backbone at the start: imagenet, random, or a file", "auto")
-    train: str = option("split whose image labels are learned: train, train_aug, ...", "auto")
-    score: str = option("split whose masks score the maps", "train")
-    classes: tuple[str, ...] = option("what mIoU averages, background,cat,...; empty: all", ())
     cam_threshold: float = option("a threshold for plain CAM that no mask chose (IRN's)", 0.15)
-    seeds: int = option("random seeds that the best setting is repeated with", 3)
     cam_steps: int = option("training steps of the classifier; 0: what suits the data", 0)
     recam_steps: int = option("training steps of ReCAM; 0: what suits the data", 0)
     probe: int = option(
@@ -72,13 +62,9 @@ class Options:
     )
 
     def __post_init__(self) -> None:
-        if self.seeds < 1:
-            raise ValueError(f"seeds is {self.seeds}: give 1 or more")
-        for name in ("cam_steps", "recam_steps", "probe"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} is {getattr(self, name)}: give 0 or more")
-        if not 0 <= self.cam_threshold <= 1:
-            raise ValueError(f"cam_threshold is {self.cam_threshold}: give a number in [0, 1]")
+        Setting.__post_init__(self)  # super() does not work in slotted dataclasses
+        check_least(0, cam_steps=self.cam_steps, recam_steps=self.recam_steps, probe=self.probe)
+        check_share(cam_threshold=self.cam_threshold)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -88,14 +74,6 @@ class Params:
     loss_weight: float = 1.0
     extraction: ExtractionWeight = "product"
     threshold: float = 0.21
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ScoredMaps:
-    """The nodes of one method with one random seed: its maps, and their threshold curve."""
-
-    maps: Node
-    quality: Node
 
 
 def space(trial: optuna.Trial, options: Options) -> Params:
@@ -110,7 +88,7 @@ def space(trial: optuna.Trial, options: Options) -> Params:
 
 def pipeline(params: Params, options: Options) -> Node:
     """Parameters to the node whose "miou" is the objective."""
-    return score(recam(params, options, seed=0).quality, options, params.threshold)
+    return score(options, recam(params, options, seed=0).quality, params.threshold)
 
 
 def entries(params: Params, options: Options) -> Sequence[Entry]:
@@ -120,7 +98,7 @@ def entries(params: Params, options: Options) -> Sequence[Entry]:
     ReCAM at the one that the search chose.
     """
     seeds = tuple(range(options.seeds))
-    cams = [cam(options, seed) for seed in seeds]
+    cams = [cam(options, tuned(options), seed) for seed in seeds]
     longer = [recam(Params(loss_weight=0.0, extraction="w"), options, seed) for seed in seeds]
     recams = [recam(params, options, seed) for seed in seeds]
     pictures = (compared(cams[0], recams[0], options),)
@@ -137,14 +115,14 @@ def entries(params: Params, options: Options) -> Sequence[Entry]:
         at = "best threshold" if threshold is None else f"threshold {threshold:g}"
         return Entry(
             task=CAM_SEED,
-            split=split_name(options),
+            split=split_name(options, options.score),
             method=method,
             variant=", ".join(part for part in (words, at) if part),
-            targets=tuple(score(node.quality, options, threshold) for node in nodes),
+            targets=tuple(score(options, node.quality, threshold) for node in nodes),
             seeds=seeds,
             oracle=threshold is None or bool(note),
             weights=initial_weights(options),
-            comparable=", ".join(differences(options)),
+            comparable=", ".join(differences(options, options.score)),
             pictures=pictures if note and threshold is None else (),
             note=note,
         )
@@ -158,38 +136,11 @@ def entries(params: Params, options: Options) -> Sequence[Entry]:
     ]
 
 
-def cam(options: Options, seed: int) -> ScoredMaps:
-    """Plain CAM: the classifier, its maps, their curve."""
-    images = stages.images(options.data, options.score)
-    return scored(stages.cam_maps(images, classifier(options, seed), chosen(options).maps), options)
-
-
 def recam(params: Params, options: Options, seed: int) -> ScoredMaps:
-    """ReCAM, trained on from the classifier of the same seed."""
-    found = chosen(options)
-    config = replace(found.recam, loss_weight=params.loss_weight, seed=seed, probe=probed(options))
-    learned = stages.images(options.data, train_split(options))
-    net = stages.train_recam(learned, classifier(options, seed), config)
-    maps = ReCAMMaps(**asdict(found.maps), weight=params.extraction)
-    return scored(stages.recam_maps(stages.images(options.data, options.score), net, maps), options)
-
-
-def classifier(options: Options, seed: int) -> Node:
-    """The classifier that all methods start from."""
-    learned = stages.images(options.data, train_split(options))
-    return stages.train_cam(learned, replace(chosen(options).cam, seed=seed))
-
-
-def scored(maps: Node, options: Options) -> ScoredMaps:
-    """Maps with their threshold curve."""
-    truth = stages.masks(options.data, options.score)
-    return ScoredMaps(maps=maps, quality=stages.seed_quality(maps, truth, SeedQuality()))
-
-
-def score(quality: Node, options: Options, threshold: float | None) -> Node:
-    """One point of a curve; None: the best. Raises ValueError for an unknown class."""
-    class_ids(open_samples(options.data, options.score).classes, options.classes)
-    return stages.seed_score(quality, SeedScore(threshold=threshold, classes=options.classes))
+    """ReCAM with these parameters."""
+    found = tuned(options)
+    config = replace(found.recam, loss_weight=params.loss_weight, probe=probed(options))
+    return pipelines.recam(options, replace(found, recam=config), seed, params.extraction)
 
 
 def compared(plain: ScoredMaps, ours: ScoredMaps, options: Options) -> Node:
@@ -199,70 +150,18 @@ def compared(plain: ScoredMaps, ours: ScoredMaps, options: Options) -> Node:
     return stages.seed_pictures(truth, plain.maps, plain.quality, ours.maps, ours.quality, config)
 
 
-def chosen(options: Options) -> Recipe:
-    """The recipe for the data and the backbone, with the weights and steps that the user wants."""
-    images = len(open_samples(options.data, train_split(options)))
-    backbone = None if options.backbone == "auto" else options.backbone
-    found = recipe(options.data, backbone, images)
-    cam_steps = options.cam_steps or found.cam.steps
-    recam_steps = options.recam_steps or found.recam.steps
-    started = replace(found.cam, steps=cam_steps, epochs=min(found.cam.epochs, cam_steps))
-    if options.weights in ("imagenet", "random"):
-        started = replace(started, weights=options.weights)
-    elif options.weights != "auto":
-        file = Path(options.weights).absolute()
-        started = replace(started, weights=content_of(file), weights_file=str(file))
-    epochs = min(found.recam.epochs, recam_steps)
-    return replace(found, cam=started, recam=replace(found.recam, steps=recam_steps, epochs=epochs))
-
-
-def train_split(options: Options) -> str:
-    """The split whose image-level labels are learned."""
-    usual = "train" if on_scenes(options) else "train_aug"
-    return usual if options.train == "auto" else options.train
+def tuned(options: Options) -> Recipe:
+    """The recipe of the setting, with the steps that the user wants."""
+    found = chosen(options)
+    steps = shortened(found.cam, options.cam_steps), shortened(found.recam, options.recam_steps)
+    return replace(found, cam=steps[0], recam=steps[1])
 
 
 def probed(options: Options) -> int:
     """Images to score on the way: none where the learned images have no masks."""
-    return options.probe if open_samples(options.data, train_split(options)).has_masks else 0
+    return options.probe if open_samples(options.data, options.train_split).has_masks else 0
 
 
-def on_scenes(options: Options) -> bool:
-    """Whether the data set is the built-in one."""
-    return options.data.partition(":")[0] == "scenes"
-
-
-def split_name(options: Options) -> str:
-    """The scored split in words, with its number of images."""
-    count = len(open_samples(options.data, options.score))
-    return f"{options.data.partition(':')[0]} {options.score} ({count})"
-
-
-def initial_weights(options: Options) -> str:
-    """Network and initial weights in words."""
-    given = chosen(options).cam
-    file = f"{Path(given.weights_file).name}@{given.weights[7:15]}"
-    return f"{given.backbone}, {file if given.weights_file else given.weights}"
-
-
-def differences(options: Options) -> list[str]:
-    """What keeps our rows from being held against published ones."""
-    found = chosen(options)
-    learned = len(open_samples(options.data, train_split(options)))
-    usual = published(found.cam.backbone, learned)
-    reasons = {
-        "other data": on_scenes(options),
-        "other images": split_name(options) not in {p.split for p in SEED_ROWS},
-        "other training images": learned != VOC_TRAIN_AUG,
-        "another backbone": found.cam.backbone != "resnet50",
-        "other initial weights": found.cam.weights != "imagenet",
-        "another schedule": (found.cam, found.recam) != (usual.cam, usual.recam),
-        "other classes": bool(options.classes),
-    }
-    return [reason for reason, holds in reasons.items() if holds]
-
-
-VOC_TRAIN_AUG = 10_582
 SEED_ROWS = [found for found in PUBLISHED if found.task == CAM_SEED]
 
 SWEEP = Sweep(

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from wsss.config import CAMMaps, CAMTraining, ReCAMTraining
+from wsss.config import CAMMaps, CAMTraining, IRNTraining, ReCAMTraining, Schedule, SFCTraining
 
 FEW_IMAGES = 2000
 """Below this, training is counted in steps and not in passes over the data."""
@@ -17,11 +17,27 @@ FEW_IMAGES = 2000
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Recipe:
-    """Settings of the stages up to the seeds."""
+    """Settings of every training, and of the extraction of maps."""
 
     cam: CAMTraining
     recam: ReCAMTraining
+    sfc: SFCTraining
+    irn: IRNTraining
     maps: CAMMaps
+
+    @property
+    def trainings(self) -> tuple[CAMTraining, ReCAMTraining, SFCTraining, IRNTraining]:
+        """All that is trained."""
+        return self.cam, self.recam, self.sfc, self.irn
+
+    def starting_from(self, weights: str, file: str) -> Recipe:
+        """The recipe with other initial weights of the backbone; they are named by content."""
+        return replace(
+            self,
+            cam=replace(self.cam, weights=weights, weights_file=file),
+            sfc=replace(self.sfc, weights=weights, weights_file=file),
+            irn=replace(self.irn, weights=weights, weights_file=file),
+        )
 
 
 SCENES = Recipe(
@@ -43,6 +59,18 @@ SCENES = Recipe(
         lr_backbone=3e-3,
         lr_head=0.1,
         lr_recam=3.0,
+    ),
+    sfc=SFCTraining(
+        backbone="tiny",
+        weights="random",
+        steps=900,
+        epochs=9,
+        momentum=0.9,
+        crop=72,
+        long_side=(56, 88),
+    ),
+    irn=IRNTraining(
+        backbone="tiny", weights="random", steps=200, epochs=2, batch=16, momentum=0.9, crop=80
     ),
     maps=CAMMaps(scales=(1.0,)),
 )
@@ -77,6 +105,25 @@ LITE0 = Recipe(
         detach_after=3,
         precision="bfloat16",
     ),
+    sfc=SFCTraining(
+        backbone="efficientnet_lite0",
+        steps=128,
+        epochs=4,
+        crop=256,
+        long_side=(320, 400),
+        lr_backbone=0.005,
+        lr_head=3.0,
+        detach_after=3,
+        precision="bfloat16",
+    ),
+    irn=IRNTraining(
+        backbone="efficientnet_lite0",
+        steps=96,
+        epochs=3,
+        batch=8,
+        crop=256,
+        precision="bfloat16",
+    ),
     maps=CAMMaps(scales=(1.0, 0.5), precision="bfloat16"),
 )
 """For EfficientNet-Lite0 on a few hundred photographs, within minutes on one core.
@@ -103,12 +150,19 @@ def recipe(data: str, backbone: str | None, images: int) -> Recipe:
 
 
 def published(backbone: str, images: int) -> Recipe:
-    """The published schedule of ReCAM on VOC: five passes for CAM, four for ReCAM."""
+    """The published schedules on VOC: passes over the data, 5 for CAM, 4 ReCAM, 6 SFC, 3 IRN."""
     weights = "random" if backbone == SCENES.cam.backbone else "imagenet"
     cam, recam = CAMTraining(backbone=backbone, weights=weights), ReCAMTraining()
-    batches = max(1, images // cam.batch)
+    sfc = SFCTraining(backbone=backbone, weights=weights)
+    irn = IRNTraining(backbone=backbone, weights=weights)
+
+    def passes(training: Schedule) -> int:
+        return training.epochs * max(1, images // training.batch)
+
     return Recipe(
-        cam=replace(cam, steps=cam.epochs * batches),
-        recam=replace(recam, steps=recam.epochs * batches),
+        cam=replace(cam, steps=passes(cam)),
+        recam=replace(recam, steps=passes(recam)),
+        sfc=replace(sfc, steps=passes(sfc)),
+        irn=replace(irn, steps=passes(irn)),
         maps=CAMMaps(),
     )

@@ -5,7 +5,18 @@ pipelines (a trial of a sweep) needs them and must not import torch.
 """
 
 from wsss.config.maps import Bits, CAMMaps, ExtractionWeight, ReCAMMaps
+from wsss.config.refine import (
+    CRF,
+    DEEPLAB_CRF,
+    PSA_CRF,
+    Ignore,
+    IRLabels,
+    IRNTraining,
+    PseudoLabels,
+    Walk,
+)
 from wsss.config.seeds import SeedPictures, SeedQuality, SeedScore
+from wsss.config.sfc import SFCFusion, SFCLabels, SFCMaps, SFCTraining, SFCWalk
 from wsss.config.training import (
     BY_CONTENT,
     CAMTraining,
@@ -18,17 +29,30 @@ from wsss.config.training import (
 
 __all__ = [
     "BY_CONTENT",
+    "CRF",
+    "DEEPLAB_CRF",
+    "PSA_CRF",
     "Bits",
     "CAMMaps",
     "CAMTraining",
     "ExtractionWeight",
+    "IRLabels",
+    "IRNTraining",
+    "Ignore",
     "Precision",
+    "PseudoLabels",
     "ReCAMMaps",
     "ReCAMTraining",
+    "SFCFusion",
+    "SFCLabels",
+    "SFCMaps",
+    "SFCTraining",
+    "SFCWalk",
     "Schedule",
     "SeedPictures",
     "SeedQuality",
     "SeedScore",
     "Training",
+    "Walk",
     "content_of",
 ]

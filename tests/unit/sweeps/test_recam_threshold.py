@@ -10,14 +10,11 @@ from sweeps.recam_threshold import (
     SWEEP,
     Options,
     Params,
-    chosen,
-    differences,
     entries,
-    initial_weights,
     pipeline,
     probed,
     space,
-    train_split,
+    tuned,
 )
 
 SCENES = Options(data="scenes:images=12")
@@ -86,41 +83,10 @@ def test_what_masks_chose_is_said() -> None:
     assert "threshold 0.3" in ours_fixed.variant
 
 
-def test_steps_and_weights_that_the_user_wants(voc_mini: Path, tmp_path: Path) -> None:
-    found = chosen(photographs(voc_mini, cam_steps=2, recam_steps=3, weights="random"))
-    assert (found.cam.steps, found.cam.epochs, found.cam.weights) == (2, 2, "random")
+def test_steps_that_the_user_wants(voc_mini: Path) -> None:
+    found = tuned(photographs(voc_mini, cam_steps=2, recam_steps=3))
+    assert (found.cam.steps, found.cam.epochs) == (2, 2)
     assert (found.recam.steps, found.recam.epochs) == (3, 3)
-    file = tmp_path / "mine.pth"
-    file.write_bytes(b"weights")
-    options = photographs(voc_mini, weights=str(file))
-    assert chosen(options).cam.weights.startswith("sha256:")
-    assert (
-        initial_weights(options)
-        == f"efficientnet_lite0, mine.pth@{chosen(options).cam.weights[7:15]}"
-    )
-    copy = tmp_path / "elsewhere.pth"
-    copy.write_bytes(b"weights")
-    same, other = (
-        pipeline(Params(), photographs(voc_mini, weights=str(path))).key for path in (file, copy)
-    )
-    assert same == other
-    with pytest.raises(ValueError, match=r"nowhere\.pth cannot be read"):
-        chosen(photographs(voc_mini, weights=str(tmp_path / "nowhere.pth")))
-
-
-def test_why_rows_cannot_be_compared(voc_mini: Path) -> None:
-    assert "other data" in differences(SCENES)
-    found = differences(photographs(voc_mini, weights="random"))
-    assert {
-        *("other images", "other training images", "another backbone"),
-        *("other initial weights", "another schedule"),
-    } == set(found)
-
-
-def test_splits(voc_mini: Path) -> None:
-    assert train_split(SCENES) == "train"
-    assert train_split(photographs(voc_mini)) == "train_aug"
-    assert train_split(photographs(voc_mini, train="val")) == "val"
 
 
 def test_without_masks_nothing_is_scored_on_the_way(voc_mini: Path, tmp_path: Path) -> None:
