@@ -30,6 +30,7 @@ from stageflow.identity import digest
 from stageflow.live import LiveView
 from stageflow.plan import Plan, Status, plan
 from stageflow.report import trial_headline, trial_table
+from stageflow.results import write_section
 from stageflow.search import Objective, search
 from stageflow.settings import Settings, home
 from stageflow.stage import Node, ancestry
@@ -207,8 +208,8 @@ class Session:
             self.console.print(table)
         if self.results is not None:
             summary = self.sweep.summary
-            text = board.markdown(rows) if summary is None else summary(rows, self.options)
-            self.results.write_text(f"{text.rstrip()}\n", encoding="utf-8")
+            usual = f"## {self.sweep.name}\n\n{board.markdown(rows)}"
+            write_section(self.results, summary(rows, self.options) if summary else usual)
             self.console.print(f"wrote {self.results}")
         return rows
 

@@ -69,7 +69,7 @@ class Summary(Protocol[Given]):
     """Results to a text for people."""
 
     def __call__(self, rows: Sequence[Row], options: Given) -> str:
-        """Markdown that tells what the rows of this experiment say."""
+        """A section of Markdown, from its "## heading" on, that tells what the rows say."""
         ...
 
 
@@ -83,7 +83,7 @@ class Sweep(Generic[Options, Params]):
         options: what a user may set by flags; its values are the defaults.
         defaults: the parameters to try first, for instance the published ones.
         space, pipeline, entries: see the module's docstring; with no pipeline nothing is searched.
-        summary: what `--results FILE` writes of the rows; without it, the board as Markdown.
+        summary: what `--results FILE.md` writes of the rows; without it, the board as Markdown.
         metric: the objective, a metric of the pipeline's node.
         rung: a metric that stages report on the way, on which ASHA stops trials; "" for none.
         trials: how many, unless `--trials` says otherwise.
@@ -146,7 +146,7 @@ def _parse(sweep: Sweep[Any, Any], arguments: Sequence[str] | None) -> Session:
         help="say what would be run for the board and a first trial, and what is there; then stop",
     )
     parser.add_argument(
-        "--results", type=Path, metavar="FILE", help="also write the results, as Markdown, to FILE"
+        "--results", type=Path, metavar="FILE.md", help="also write a section of results to FILE.md"
     )
     add_flags(parser.add_argument_group("this experiment"), sweep.options)
     add_flags(parser.add_argument_group("where it runs, and where things are kept"), Settings())

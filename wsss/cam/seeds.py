@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from wsss.cam.scores import ScoreMaps, best_class, upsample
+from wsss.config import LabelScore, SeedScore
 from wsss.data.samples import Samples, class_ids
 from wsss.metrics import (
     background_share,
@@ -61,23 +62,32 @@ def read_curve(path: Path) -> tuple[Tensor, tuple[str, ...]]:
         return torch.from_numpy(data["confusion"]), ("background", *data["classes"].tolist())
 
 
-def seed_scores(
-    curve: Tensor, names: Sequence[str], threshold: float | None, wanted: Sequence[str]
-) -> dict[str, float]:
+def seed_scores(curve: Tensor, names: Sequence[str], config: SeedScore) -> dict[str, float]:
     """What the curve says at one of its thresholds, or at the best for None.
 
-    Returns "miou" (over the `wanted` classes), "threshold", "background_share" (of the pixels
-    predicted as foreground, those that are background), "fp/..." and "fn/..." (wrong and missed
-    pixels as shares of the union) of the background and as the mean over the other classes, and
-    "iou/NAME" for every class that occurs. Raises ValueError for a threshold between two.
+    Returns "miou" (over the wanted classes), "threshold", and what `label_scores` says. Raises
+    ValueError for a threshold between two, and for an unknown class.
     """
-    bins, only = len(curve) - 1, class_ids(names[1:], wanted)
-    at = best_index(curve, only) if threshold is None else threshold_index(threshold, bins)
-    confusion = curve[at]
+    bins, only = len(curve) - 1, class_ids(names[1:], config.classes)
+    fixed = config.threshold
+    at = best_index(curve, only) if fixed is None else threshold_index(fixed, bins)
+    return {**label_scores(curve[at], names, config), "threshold": at / bins}
+
+
+def label_scores(
+    confusion: Tensor, names: Sequence[str], config: LabelScore
+) -> dict[str, float]:
+    """What the confusion [K, K] of label maps with masks says, under class `names`.
+
+    Returns "miou" (over the wanted classes), "background_share" (of the pixels predicted as
+    foreground, those that are background), "fp/..." and "fn/..." (wrong and missed pixels as shares
+    of the union) of the background and as the mean over the other classes, "iou/NAME" for every
+    class that occurs; "tail_miou" and "pair_confusion" where their classes are named. Raises
+    ValueError for an unknown class.
+    """
     wrong, missed = false_positives(confusion), false_negatives(confusion)
     found = {
-        "miou": mean_iou(confusion, only),
-        "threshold": torch.tensor(at / bins, dtype=torch.float64),
+        "miou": mean_iou(confusion, class_ids(names[1:], config.classes)),
         "background_share": background_share(confusion),
         "fp/background": wrong[0],
         "fn/background": missed[0],
@@ -85,7 +95,20 @@ def seed_scores(
         "fn/foreground": missed[1:].nanmean(),
         **{f"iou/{name}": value for name, value in zip(names, iou(confusion), strict=True)},
     }
+    if config.tail:
+        found["tail_miou"] = mean_iou(confusion, class_ids(names[1:], config.tail))
+    if config.pairs:
+        found["pair_confusion"] = pair_confusion(confusion, names, config.pairs)
     return {name: float(value) for name, value in found.items() if not value.isnan()}
+
+
+def pair_confusion(
+    confusion: Tensor, names: Sequence[str], pairs: Sequence[tuple[str, str]]
+) -> Tensor:
+    """Of all pixels of the classes in `pairs`, the share that was taken for its partner."""
+    ids = [class_ids(names[1:], pair) or [] for pair in pairs]
+    swapped = sum(confusion[a, b] + confusion[b, a] for a, b in ids)
+    return torch.as_tensor(swapped).double() / sum(confusion[pair].sum() for pair in ids)
 
 
 def best_index(curve: Tensor, only: Sequence[int] | None) -> int:

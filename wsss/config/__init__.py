@@ -15,7 +15,7 @@ from wsss.config.refine import (
     PseudoLabels,
     Walk,
 )
-from wsss.config.seeds import SeedPictures, SeedQuality, SeedScore
+from wsss.config.seeds import LabelScore, SeedPictures, SeedQuality, SeedScore
 from wsss.config.sfc import SFCFusion, SFCLabels, SFCMaps, SFCTraining, SFCWalk
 from wsss.config.training import (
     BY_CONTENT,
@@ -39,6 +39,7 @@ __all__ = [
     "IRLabels",
     "IRNTraining",
     "Ignore",
+    "LabelScore",
     "Precision",
     "PseudoLabels",
     "ReCAMMaps",

@@ -133,8 +133,9 @@ class Walk:
     power: float = 1.0
     """Of the scores before the walk; 1.5 in AdvCAM."""
     pad: int | None = None
-    """Side of the canvas of zeros that the network sees the image on: 512 in IRN and SFC, none in
-    ReCAM. It is no smaller than the image, of which the release loses what is beyond 512."""
+    """Pixels to which the image is enlarged with zeros, right and below, before the network sees
+    it: 512 in IRN and SFC, not at all in ReCAM. An image that is larger stays whole; the release
+    loses what is beyond 512."""
     bits: Bits = 8
     """Of a stored score."""
     precision: Precision = "float32"

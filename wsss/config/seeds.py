@@ -19,13 +19,23 @@ class SeedQuality:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class SeedScore:
+class LabelScore:
+    """Which classes count in the score of label maps."""
+
+    classes: tuple[str, ...] = ()
+    """Names, "background" among them, of the classes that mIoU averages; () for all that occur."""
+    tail: tuple[str, ...] = ()
+    """Names of the rare classes, whose own mean is "tail_miou"; () for none."""
+    pairs: tuple[tuple[str, str], ...] = ()
+    """Names of classes that come together, for "pair_confusion"; () for none."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SeedScore(LabelScore):
     """Which point of a threshold curve counts, and which classes."""
 
     threshold: float | None = None
     """In [0, 1]; None takes the best one, which is found with pixel masks (an oracle)."""
-    classes: tuple[str, ...] = ()
-    """Names, "background" among them, of the classes that mIoU averages; () for all that occur."""
 
     def __post_init__(self) -> None:
         if self.threshold is not None:

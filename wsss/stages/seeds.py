@@ -27,7 +27,7 @@ def seed_score(context: Context, quality: Path, config: SeedScore) -> Metrics:
     from wsss.cam.seeds import read_curve, seed_scores
 
     curve, names = read_curve(quality / "curve.npz")
-    return seed_scores(curve, names, config.threshold, config.classes)
+    return seed_scores(curve, names, config)
 
 
 @stage(version="1")

@@ -146,11 +146,11 @@ def test_a_comparison_is_kept_for_tracking() -> None:
 
 def test_a_summary_tells_the_rows_in_the_experiment_s_own_words(tmp_path: Path) -> None:
     def summary(rows: Sequence[Row], options: Options) -> str:
-        return f"# {options.seeds} seeds, best {max(row.mean for row in rows):.0f}"
+        return f"## {options.seeds} seeds, best {max(row.mean for row in rows):.0f}"
 
     file = tmp_path / "results.md"
     assert main(replace(SWEEP, summary=summary), (*LOCAL, "--trials=1", f"--results={file}")) == 0
-    assert file.read_text() == "# 2 seeds, best 80\n"
+    assert file.read_text().endswith("\n\n## 2 seeds, best 80\n")
 
 
 def test_results_for_a_folder_that_is_not_there(
