@@ -22,8 +22,8 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
-from PIL import Image
 
+from wsss.data.label_maps import voc_palette
 from wsss.data.samples import VOID
 
 Floats = npt.NDArray[np.floating[Any]]
@@ -308,27 +308,6 @@ def confused_pairs(confusion: Integers, names: Sequence[str], top: int = 10) -> 
     title = "truth → prediction" if labels else "no class was taken for another"
     axes.set_title(title, fontsize=TEXT, loc="left")
     return figure
-
-
-def voc_palette() -> Bytes:
-    """PASCAL VOC's colours, uint8 [256, 3], as the development kit's VOCcolormap makes them.
-
-    An id's bits are dealt out in turn to red, green and blue, each filled from its highest bit.
-    """
-    ids = np.arange(256)
-    palette = np.zeros((256, 3), dtype=np.uint8)
-    for bit in range(8):
-        for channel in range(3):
-            palette[:, channel] |= ((ids >> (3 * bit + channel) & 1) << (7 - bit)).astype(np.uint8)
-    return palette
-
-
-def palette_png(label: Bytes) -> bytes:
-    """A label map [H, W] as a PNG of its ids, which viewers show in VOC's colours."""
-    picture, file = Image.fromarray(label), io.BytesIO()
-    picture.putpalette(voc_palette().tobytes())
-    picture.save(file, "PNG")
-    return file.getvalue()
 
 
 def png_bytes(figure: Figure) -> bytes:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from wsss.config import CAMMaps, CAMTraining, IRNTraining, ReCAMTraining, Schedule, SFCTraining
+from wsss.config import CAMTraining, Extraction, IRNTraining, ReCAMTraining, Schedule, SFCTraining
 
 FEW_IMAGES = 2000
 """Below this, training is counted in steps and not in passes over the data."""
@@ -23,7 +23,7 @@ class Recipe:
     recam: ReCAMTraining
     sfc: SFCTraining
     irn: IRNTraining
-    maps: CAMMaps
+    maps: Extraction
 
     @property
     def trainings(self) -> tuple[CAMTraining, ReCAMTraining, SFCTraining, IRNTraining]:
@@ -72,7 +72,7 @@ SCENES = Recipe(
     irn=IRNTraining(
         backbone="tiny", weights="random", steps=200, epochs=2, batch=16, momentum=0.9, crop=80
     ),
-    maps=CAMMaps(scales=(1.0,)),
+    maps=Extraction(scales=(1.0,)),
 )
 """For the built-in scenes: a tiny network from random weights, so with real momentum.
 
@@ -124,7 +124,7 @@ LITE0 = Recipe(
         crop=256,
         precision="bfloat16",
     ),
-    maps=CAMMaps(scales=(1.0, 0.5), precision="bfloat16"),
+    maps=Extraction(scales=(1.0, 0.5), precision="bfloat16"),
 )
 """For EfficientNet-Lite0 on a few hundred photographs, within minutes on one core.
 
@@ -164,5 +164,5 @@ def published(backbone: str, images: int) -> Recipe:
         recam=replace(recam, steps=passes(recam)),
         sfc=replace(sfc, steps=passes(sfc)),
         irn=replace(irn, steps=passes(irn)),
-        maps=CAMMaps(),
+        maps=Extraction(),
     )

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -35,6 +35,7 @@ __all__ = [
     "console",
     "load",
     "markdown",
+    "markdown_table",
     "published_row",
     "rank",
     "read_pictures",
@@ -202,10 +203,15 @@ def markdown(rows: Iterable[Row]) -> str:
     """The board as Markdown tables."""
     lines = []
     for group in rank(rows):
-        lines += [f"### {group.title}", "", _markdown_row(HEADINGS)]
-        lines += [_markdown_row(["---"] * len(HEADINGS))]
-        lines += [*(_markdown_row(line.cells) for line in group.lines), ""]
+        cells = [line.cells for line in group.lines]
+        lines += [f"### {group.title}", "", markdown_table(HEADINGS, cells), ""]
     return "\n".join(lines)
+
+
+def markdown_table(headings: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
+    """A table in Markdown: a heading for each column, and the cells of each line."""
+    rule = ["---"] * len(headings)
+    return "\n".join(_markdown_row(cells) for cells in (headings, rule, *lines))
 
 
 def as_json(rows: Iterable[Row]) -> str:

@@ -2,7 +2,9 @@
 
 import hashlib
 import os
+import shlex
 import subprocess
+import sys
 from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -38,6 +40,14 @@ def commit() -> str:
     if head is None:
         return f"source:{_source_digest()}"
     return head + ("-dirty" if _git(root, "status", "--porcelain", "--untracked-files=no") else "")
+
+
+def command() -> str:
+    """The command line of this process, as one would type it in the folder that it ran in."""
+    script, *given = sys.argv
+    near, here = Path(script).resolve(), Path.cwd()
+    name = near.relative_to(here).as_posix() if near.is_relative_to(here) else script
+    return shlex.join([name, *given])
 
 
 @lru_cache(maxsize=1)

@@ -32,11 +32,17 @@ from wsss.cam.scores import (
     score_planes,
     upsample,
 )
-from wsss.config import BY_CONTENT, CAMTraining, content_of
+from wsss.config import CAMTraining
 from wsss.data.samples import Samples
 from wsss.metrics import mean_iou, threshold_curve, threshold_histogram
 from wsss.nets.backbones import Backbone, backbone
-from wsss.nets.weights import fit_state, read_metadata, read_state, save_weights
+from wsss.nets.weights import (
+    fit_state,
+    initial_weights,
+    read_metadata,
+    read_state,
+    save_weights,
+)
 from wsss.training import Monitor, classifier_examples, fit, mixed, seeded
 
 PROBE_BINS = 100
@@ -118,18 +124,6 @@ def train_cam(
         evaluate=lambda: probe_scores(net, {"w": net.classifier.weight}, masks, config.probe),
     )
     return net.eval()
-
-
-def initial_weights(config: CAMTraining) -> str:
-    """What `backbone` loads: "imagenet", "random", or the file, if it has the content asked for.
-
-    Raises ValueError, naming the file, where it is another.
-    """
-    if not config.weights.startswith(BY_CONTENT):
-        return config.weights
-    if content_of(Path(config.weights_file)) != config.weights:
-        raise ValueError(f"weights file {config.weights_file} is not the one with {config.weights}")
-    return config.weights_file
 
 
 def check_probe(images: int, masks: Samples | None) -> None:

@@ -232,12 +232,34 @@ class ScoreMaps:
     def __iter__(self) -> Iterator[ScoreMap]:
         return (self[i] for i in range(len(self)))
 
+    def of(self, ids: Sequence[str]) -> Sequence[ScoreMap]:
+        """The score maps of these images, in this order; ValueError names the first without one."""
+        place = {name: i for i, name in enumerate(self.ids)}
+        missing = [name for name in ids if name not in place]
+        if missing:
+            raise ValueError(f"{len(missing)} images have no score maps, {missing[0]} first")
+        return _Chosen(self, [place[name] for name in ids])
+
     def __getitem__(self, index: int) -> ScoreMap:
         place = range(len(self))[index]
         shard = bisect_right(self._firsts, place) - 1
         if self._open[0] != shard:
             self._open = (shard, _read(self._shards[shard], _ARRAYS))
         return _unpacked(self._open[1], place - self._firsts[shard])
+
+
+@dataclass(frozen=True, slots=True)
+class _Chosen(Sequence[ScoreMap]):
+    """Some of the score maps in a folder."""
+
+    whole: ScoreMaps
+    places: Sequence[int]
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def __getitem__(self, index: int) -> ScoreMap:  # type: ignore[override]  # no slices here
+        return self.whole[self.places[index]]
 
 
 _ARRAYS = ("ids", "sizes", "key_offsets", "keys", "plane_offsets", "planes")

@@ -36,14 +36,9 @@ def seed_curve(
 
     Raises ValueError where an image of `masks` has no maps.
     """
-    place = {name: i for i, name in enumerate(maps.ids)}
-    missing = [name for name in masks.ids if name not in place]
-    if missing:
-        raise ValueError(f"{len(missing)} images have masks but no score maps, {missing[0]} first")
     classes = len(masks.classes) + 1
     histogram = torch.zeros((bins + 2, classes - 1, classes), dtype=torch.int64)
-    for i, name in enumerate(masks.ids):
-        found = maps[place[name]]
+    for i, found in enumerate(maps.of(masks.ids)):
         score, best = best_class(upsample(found.planes, found.size), found.keys)
         truth = torch.from_numpy(masks.mask(i))
         histogram += threshold_histogram(score, best, truth, bins, classes)

@@ -4,7 +4,17 @@ They stand apart from the methods that they configure, because a process that on
 pipelines (a trial of a sweep) needs them and must not import torch.
 """
 
-from wsss.config.maps import Bits, CAMMaps, ExtractionWeight, ReCAMMaps
+from wsss.config.advcam import AdvCAM
+from wsss.config.checks import BY_CONTENT
+from wsss.config.maps import (
+    AdvCAMMaps,
+    AdvReCAMMaps,
+    Bits,
+    CAMMaps,
+    Extraction,
+    ExtractionWeight,
+    ReCAMMaps,
+)
 from wsss.config.refine import (
     CRF,
     DEEPLAB_CRF,
@@ -15,10 +25,17 @@ from wsss.config.refine import (
     PseudoLabels,
     Walk,
 )
+from wsss.config.response import Response
 from wsss.config.seeds import LabelScore, SeedPictures, SeedQuality, SeedScore
-from wsss.config.sfc import SFCFusion, SFCLabels, SFCMaps, SFCTraining, SFCWalk
+from wsss.config.sfc import (
+    SFCClassMaps,
+    SFCFusion,
+    SFCLabels,
+    SFCMaps,
+    SFCTraining,
+    SFCWalk,
+)
 from wsss.config.training import (
-    BY_CONTENT,
     CAMTraining,
     Precision,
     ReCAMTraining,
@@ -32,9 +49,13 @@ __all__ = [
     "CRF",
     "DEEPLAB_CRF",
     "PSA_CRF",
+    "AdvCAM",
+    "AdvCAMMaps",
+    "AdvReCAMMaps",
     "Bits",
     "CAMMaps",
     "CAMTraining",
+    "Extraction",
     "ExtractionWeight",
     "IRLabels",
     "IRNTraining",
@@ -44,6 +65,8 @@ __all__ = [
     "PseudoLabels",
     "ReCAMMaps",
     "ReCAMTraining",
+    "Response",
+    "SFCClassMaps",
     "SFCFusion",
     "SFCLabels",
     "SFCMaps",

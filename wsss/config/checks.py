@@ -4,6 +4,15 @@ from __future__ import annotations
 
 from typing import get_args
 
+BY_CONTENT = "sha256:"
+"""How the name of initial weights begins that lie in a file, see `content_of`."""
+
+
+def check_initial(weights: str) -> None:
+    """Initial weights of a backbone: "imagenet", "random", or a file by its content."""
+    if weights not in ("imagenet", "random") and not weights.startswith(BY_CONTENT):
+        raise ValueError(f"weights is {weights!r}: give imagenet, random, or `content_of(file)`")
+
 
 def check_rates(**given: float) -> None:
     """Learning rates and loss weights are 0 or more."""
@@ -24,6 +33,13 @@ def check_least(least: float, **given: float) -> None:
     for field, value in given.items():
         if not value >= least:
             raise ValueError(f"{field} is {value}: give {least:g} or more")
+
+
+def check_positive(**given: float) -> None:
+    """Numbers are above 0."""
+    for field, value in given.items():
+        if not value > 0:
+            raise ValueError(f"{field} is {value}: give a positive number")
 
 
 def check_share(**given: float) -> None:

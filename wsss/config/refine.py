@@ -9,18 +9,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from wsss.config.checks import check_choice, check_least, check_rates, check_share
+from wsss.config.checks import (
+    check_choice,
+    check_initial,
+    check_least,
+    check_positive,
+    check_rates,
+    check_share,
+)
 from wsss.config.maps import Bits
-from wsss.config.training import BY_CONTENT, Precision, Schedule
+from wsss.config.training import Precision, Schedule
 
 Ignore = Literal["keep", "background"]
 """What becomes of the pixels that a label map leaves open, 255."""
-
-
-def _check_positive(**given: float) -> None:
-    for field, value in given.items():
-        if not value > 0:
-            raise ValueError(f"{field} is {value}: give a positive number")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -44,11 +45,9 @@ class CRF:
 
     def __post_init__(self) -> None:
         check_least(1, iterations=self.iterations)
-        _check_positive(gaussian_sxy=self.gaussian_sxy, bilateral_sxy=self.bilateral_sxy)
-        _check_positive(bilateral_srgb=self.bilateral_srgb)
-        check_least(
-            0, gaussian_compat=self.gaussian_compat, bilateral_compat=self.bilateral_compat
-        )
+        check_positive(gaussian_sxy=self.gaussian_sxy, bilateral_sxy=self.bilateral_sxy)
+        check_positive(bilateral_srgb=self.bilateral_srgb)
+        check_least(0, gaussian_compat=self.gaussian_compat, bilateral_compat=self.bilateral_compat)
         if not 0 < self.gt_prob < 1:
             raise ValueError(f"gt_prob is {self.gt_prob}: give a number between 0 and 1")
 
@@ -114,10 +113,7 @@ class IRNTraining(Schedule):
                 f"crop is {self.crop}: give a multiple of 4, at least {4 * (2 * self.radius - 1)}"
                 f" for radius {self.radius}"
             )
-        if self.weights not in ("imagenet", "random") and not self.weights.startswith(BY_CONTENT):
-            raise ValueError(
-                f"weights is {self.weights!r}: give imagenet, random, or `content_of(file)`"
-            )
+        check_initial(self.weights)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -142,7 +138,7 @@ class Walk:
     """Of the backbone's products."""
 
     def __post_init__(self) -> None:
-        _check_positive(beta=self.beta, power=self.power)
+        check_positive(beta=self.beta, power=self.power)
         check_least(1, steps=self.steps)
         check_least(2, radius=self.radius)
         if self.pad is not None:

@@ -7,18 +7,24 @@ unknown, so the fields that hold them below are values to search there, not publ
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
-from wsss.config.checks import check_choice, check_least, check_rates, check_share
-from wsss.config.maps import Bits, CAMMaps
+from wsss.config.checks import (
+    check_choice,
+    check_least,
+    check_positive,
+    check_rates,
+    check_share,
+)
+from wsss.config.maps import Bits, Extraction
+from wsss.config.refine import CRF, Ignore, Walk
+from wsss.config.response import Compat, Response
 from wsss.config.training import CAMTraining
 
 Selection = Literal["last", "best"]
 """Which epoch's weights are kept."""
 
-Compat = Literal["release", "none"]
-"""Whether the release's inference is followed to the letter, or repaired."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -62,7 +68,7 @@ class SFCTraining(CAMTraining):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class SFCMaps(CAMMaps):
+class SFCMaps(Extraction):
     """How SFC's two maps are extracted."""
 
     bits: Bits = 16
@@ -73,7 +79,7 @@ class SFCMaps(CAMMaps):
     """The release's inference differs from its training; "none" makes it the same."""
 
     def __post_init__(self) -> None:
-        CAMMaps.__post_init__(self)  # super() does not work in slotted dataclasses
+        Extraction.__post_init__(self)  # super() does not work in slotted dataclasses
         check_least(0, bg_factor=self.bg_factor)
         check_choice("compat", self.compat, Compat)
 
@@ -96,8 +102,16 @@ class SFCFusion:
         )
         if not self.classifier_weight + self.prototype_weight > 0:
             raise ValueError("prototype_weight is 0 beside a classifier_weight of 0: weigh one map")
-        if not self.gain > 0:
-            raise ValueError(f"gain is {self.gain}: give a positive number")
+        check_positive(gain=self.gain)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SFCClassMaps(SFCMaps):
+    """How SFC's foreground maps are extracted as any classifier's."""
+
+    fusion: SFCFusion = field(default_factory=SFCFusion)
+    response: Response | None = None
+    """How class-conditional response maps are drawn out of them; None leaves them as they are."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -110,16 +124,20 @@ class SFCLabels(SFCFusion):
     """Added to background scores."""
     low_share: float = 0.5
     """What is left of the biased background scores in the label map that holds more foreground."""
+    crf: CRF = field(default_factory=CRF)
+    ignore: Ignore = "keep"
+    """What becomes of pixels that are neither, 255."""
 
     def __post_init__(self) -> None:
         SFCFusion.__post_init__(self)  # super() does not work in slotted dataclasses
         check_least(0, bias=self.bias)
         check_share(low_share=self.low_share)
+        check_choice("ignore", self.ignore, Ignore)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SFCWalk(SFCFusion):
-    """What the two random walks start from."""
+    """What the two random walks start from, and how they go."""
 
     classifier_weight: float = 1.0
     prototype_weight: float = 0.3
@@ -129,10 +147,12 @@ class SFCWalk(SFCFusion):
     """Of the scores before the first walk, of foreground alone."""
     all_power: float = 1.3
     """Of those again, before the second walk, of background too."""
+    walk: Walk = field(default_factory=lambda: Walk(pad=512))
+    """How both go; its own power stays 1."""
 
     def __post_init__(self) -> None:
         SFCFusion.__post_init__(self)  # super() does not work in slotted dataclasses
         check_least(0, bias=self.bias)
-        for field in ("power", "all_power"):
-            if not getattr(self, field) > 0:
-                raise ValueError(f"{field} is {getattr(self, field)}: give a positive number")
+        check_positive(power=self.power, all_power=self.all_power)
+        if self.walk.power != 1:
+            raise ValueError(f"walk.power is {self.walk.power}: leave it 1 and set power")

@@ -8,10 +8,15 @@ from functools import cache
 from pathlib import Path
 from typing import Literal
 
-from wsss.config.checks import check_choice, check_least, check_rates
+from wsss.config.checks import (
+    BY_CONTENT,
+    check_choice,
+    check_initial,
+    check_least,
+    check_rates,
+)
 
 Precision = Literal["float32", "bfloat16"]
-BY_CONTENT = "sha256:"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -88,10 +93,7 @@ class CAMTraining(Training):
     def __post_init__(self) -> None:
         Training.__post_init__(self)  # super() does not work in slotted dataclasses
         check_rates(lr_backbone=self.lr_backbone, lr_head=self.lr_head)
-        if self.weights not in ("imagenet", "random") and not self.weights.startswith(BY_CONTENT):
-            raise ValueError(
-                f"weights is {self.weights!r}: give imagenet, random, or `content_of(file)`"
-            )
+        check_initial(self.weights)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -4,11 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Protocol
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+
+from wsss.config import BY_CONTENT, content_of
+
+
+class Start(Protocol):
+    """A training's choice of initial weights for its backbone."""
+
+    @property
+    def weights(self) -> str:
+        """"imagenet", "random", or "sha256:..." of a file's content."""
+
+    @property
+    def weights_file(self) -> str:
+        """Where that file lies."""
 
 
 def save_weights(net: nn.Module, path: Path, metadata: Mapping[str, str] | None = None) -> None:
@@ -53,6 +68,18 @@ def read_metadata(path: Path, field: str) -> str:
     if field not in metadata:
         raise ValueError(f"weights file {path} does not say its {field}: it was not written by us")
     return str(metadata[field])
+
+
+def initial_weights(config: Start) -> str:
+    """What `backbone` loads: "imagenet", "random", or the file, if it has the content asked for.
+
+    Raises ValueError, naming the file, where it is another.
+    """
+    if not config.weights.startswith(BY_CONTENT):
+        return config.weights
+    if content_of(Path(config.weights_file)) != config.weights:
+        raise ValueError(f"weights file {config.weights_file} is not the one with {config.weights}")
+    return config.weights_file
 
 
 def fit_state(net: nn.Module, state: Mapping[str, Tensor], source: Path) -> None:

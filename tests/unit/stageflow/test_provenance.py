@@ -1,6 +1,7 @@
 """Which code and which libraries made a number."""
 
 import re
+from pathlib import Path
 
 import pytest
 
@@ -35,3 +36,15 @@ def test_versions_of_what_is_installed() -> None:
     found = provenance.libraries()
     assert found["torch"].startswith("2.")
     assert set(found) <= set(provenance.LIBRARIES)
+
+
+def test_the_command_is_told_as_it_would_be_typed(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    script = str(tmp_path / "sweeps" / "x.py")
+    monkeypatch.setattr("sys.argv", [script, "--score=train[::4]", "--plan"])
+    assert provenance.command() == "sweeps/x.py '--score=train[::4]' --plan"
+    monkeypatch.chdir("/")
+    monkeypatch.setattr("sys.argv", ["elsewhere/x.py"])
+    assert provenance.command() == "elsewhere/x.py"

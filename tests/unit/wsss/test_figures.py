@@ -15,10 +15,8 @@ from wsss.figures import (
     class_bars,
     confused_pairs,
     overlays,
-    palette_png,
     png_bytes,
     threshold_curves,
-    voc_palette,
 )
 
 NAMES = ["boat", "water", "cat"]
@@ -217,31 +215,6 @@ def test_a_confusion_of_other_classes_is_refused():
 
 
 # --- files
-
-
-def test_palette_is_the_development_kits():
-    palette = voc_palette()
-    assert palette.shape == (256, 3)
-    golden = {0: (0, 0, 0), 1: (128, 0, 0), 15: (192, 128, 128), 20: (0, 64, 128)}
-    for i, colour in (golden | {255: (224, 224, 192)}).items():
-        assert tuple(palette[i]) == colour
-    assert len({tuple(colour) for colour in palette}) == 256
-
-
-def test_palette_png_keeps_the_ids():
-    label = np.arange(256, dtype=np.uint8).reshape(8, 32)
-    for content in (label, label % 2):
-        with Image.open(io.BytesIO(palette_png(content))) as image:
-            assert image.mode == "P"
-            np.testing.assert_array_equal(np.array(image), content)
-            np.testing.assert_array_equal(np.array(image.convert("RGB")), voc_palette()[content])
-
-
-def test_palette_is_that_of_the_official_masks(voc_mini):
-    path = min((voc_mini / "SegmentationClass").glob("*.png"))
-    with Image.open(path) as mask:
-        ids, colours = np.array(mask), np.array(mask.convert("RGB"))
-    np.testing.assert_array_equal(colours, voc_palette()[ids])
 
 
 def draw(_: int) -> bytes:
