@@ -140,7 +140,9 @@ def recam(params: Params, options: Options, seed: int) -> ScoredMaps:
     """ReCAM with these parameters."""
     found = tuned(options)
     config = replace(found.recam, loss_weight=params.loss_weight, probe=probed(options))
-    return pipelines.recam(options, replace(found, recam=config), seed, params.extraction)
+    return pipelines.recam(
+        options, replace(found, recam=config), seed, weight=params.extraction
+    )
 
 
 def compared(plain: ScoredMaps, ours: ScoredMaps, options: Options) -> Node:

@@ -1,19 +1,44 @@
-"""The methods as chains of stages, up to scored seeds: what every experiment puts together.
+"""The methods as chains of stages, from images to scored maps and labels.
 
 Nothing runs here: the functions return nodes, and what two chains share is one node. Each takes
-the setting of its experiment, the recipe for it, and a random seed.
+the setting of its experiment, the recipe for it, and a random seed; maps are extracted of the
+images of a split, the scored one unless another is named.
 """
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, fields, replace
+from typing import Any, TypeVar
 
 from stageflow.stage import Node
 from wsss import stages
-from wsss.config import ExtractionWeight, ReCAMMaps, SeedQuality, SeedScore
+from wsss.config import (
+    AdvCAM,
+    AdvCAMMaps,
+    AdvReCAMMaps,
+    CAMMaps,
+    ExtractionWeight,
+    IRLabels,
+    LabelScore,
+    ReCAMMaps,
+    Response,
+    SeedQuality,
+    SeedScore,
+    SFCClassMaps,
+    SFCFusion,
+    SFCLabels,
+    SFCMaps,
+    SFCWalk,
+    Walk,
+)
 from wsss.data import class_ids, open_samples
 from wsss.recipes import Recipe
 from wsss.setting import Setting
+
+SFC_BINS = 300
+"""Of a curve over SFC's scores: the published bias and walk plane fall on one of its thresholds."""
+
+Config = TypeVar("Config")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -24,38 +49,171 @@ class ScoredMaps:
     quality: Node
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Refined:
+    """What the tail of IRN makes of score maps."""
+
+    labels: Node
+    """What is sure after a CRF."""
+    walked: ScoredMaps
+    """The maps after the random walk."""
+
+
 def classifier(setting: Setting, recipe: Recipe, seed: int) -> Node:
     """The CAM classifier, which ReCAM is trained on from."""
-    learned = stages.images(setting.data, setting.train_split)
-    return stages.train_cam(learned, replace(recipe.cam, seed=seed))
+    return stages.train_cam(_learned(setting), replace(recipe.cam, seed=seed))
 
 
-def cam(setting: Setting, recipe: Recipe, seed: int) -> ScoredMaps:
-    """Plain CAM."""
-    images = stages.images(setting.data, setting.score)
-    maps = stages.cam_maps(images, classifier(setting, recipe, seed), recipe.maps)
-    return scored(setting, maps)
+def recam_net(setting: Setting, recipe: Recipe, seed: int) -> Node:
+    """ReCAM's network, trained on from the classifier of the same seed."""
+    start = classifier(setting, recipe, seed)
+    return stages.train_recam(_learned(setting), start, replace(recipe.recam, seed=seed))
+
+
+def sfc_net(setting: Setting, recipe: Recipe, seed: int) -> Node:
+    """SFC's network."""
+    return stages.train_sfc(_learned(setting), replace(recipe.sfc, seed=seed))
+
+
+def cam(
+    setting: Setting,
+    recipe: Recipe,
+    seed: int,
+    split: str = "",
+    response: Response | None = None,
+    climb: AdvCAM | None = None,
+) -> ScoredMaps:
+    """Plain CAM; or response maps of it, AdvCAM with a `climb`, or both."""
+    net, images = classifier(setting, recipe, seed), _shown(setting, split)
+    if climb is None:
+        maps = stages.cam_maps(images, net, _as(CAMMaps, recipe.maps, response=response))
+    else:
+        config = _as(AdvCAMMaps, recipe.maps, response=response, climb=climb)
+        maps = stages.advcam_maps(images, net, config)
+    return scored(setting, maps, split)
 
 
 def recam(
-    setting: Setting, recipe: Recipe, seed: int, weight: ExtractionWeight = "product"
+    setting: Setting,
+    recipe: Recipe,
+    seed: int,
+    split: str = "",
+    response: Response | None = None,
+    climb: AdvCAM | None = None,
+    weight: ExtractionWeight = "product",
 ) -> ScoredMaps:
-    """ReCAM, trained on from the classifier of the same seed."""
-    learned = stages.images(setting.data, setting.train_split)
-    start, config = classifier(setting, recipe, seed), replace(recipe.recam, seed=seed)
-    net = stages.train_recam(learned, start, config)
-    images = stages.images(setting.data, setting.score)
-    maps = stages.recam_maps(images, net, ReCAMMaps(**asdict(recipe.maps), weight=weight))
-    return scored(setting, maps)
+    """ReCAM under one of its weights; or response maps of it, AdvCAM with a `climb`, or both."""
+    net, images = recam_net(setting, recipe, seed), _shown(setting, split)
+    given = {"response": response, "weight": weight}
+    if climb is None:
+        maps = stages.recam_maps(images, net, _as(ReCAMMaps, recipe.maps, **given))
+    else:
+        config = _as(AdvReCAMMaps, recipe.maps, **given, climb=climb)
+        maps = stages.advcam_recam_maps(images, net, config)
+    return scored(setting, maps, split)
 
 
-def scored(setting: Setting, maps: Node, bins: int = SeedQuality().bins) -> ScoredMaps:
-    """Maps with their threshold curve on the scored split."""
-    truth = stages.masks(setting.data, setting.score)
+def sfc_maps(setting: Setting, recipe: Recipe, seed: int, split: str = "") -> Node:
+    """SFC's two maps, as they are."""
+    config = _as(SFCMaps, recipe.maps, bits=SFCMaps().bits, bg_factor=recipe.sfc.bg_factor)
+    return stages.sfc_maps(_shown(setting, split), sfc_net(setting, recipe, seed), config)
+
+
+def sfc(
+    setting: Setting, recipe: Recipe, seed: int, split: str = "", fusion: SFCFusion | None = None
+) -> ScoredMaps:
+    """SFC's maps mixed as the release does for its evaluation, unless told otherwise."""
+    raw = sfc_maps(setting, recipe, seed, split)
+    return scored(setting, stages.sfc_scores(raw, fusion or SFCFusion()), split, SFC_BINS)
+
+
+def sfc_response(
+    setting: Setting, recipe: Recipe, seed: int, split: str, response: Response
+) -> ScoredMaps:
+    """Response maps of SFC's foreground."""
+    given = {"bg_factor": recipe.sfc.bg_factor, "response": response}
+    config = _as(SFCClassMaps, recipe.maps, **given)
+    net = sfc_net(setting, recipe, seed)
+    return scored(setting, stages.sfc_class_maps(_shown(setting, split), net, config), split)
+
+
+def refined(
+    setting: Setting,
+    recipe: Recipe,
+    maps: Node,
+    seed: int,
+    split: str = "",
+    labels: IRLabels | None = None,
+    walk: Walk | None = None,
+) -> Refined:
+    """The tail of IRN, on the images of a split: labels, the affinity network, the walk."""
+    images = _shown(setting, split)
+    sure = stages.ir_labels(images, maps, labels or IRLabels())
+    net = stages.train_irnet(images, sure, replace(recipe.irn, seed=seed))
+    config = replace(walk or Walk(), precision=recipe.irn.precision)
+    walked = stages.walked_maps(images, maps, net, config)
+    return Refined(labels=sure, walked=scored(setting, walked, split))
+
+
+def sfc_refined(
+    setting: Setting,
+    recipe: Recipe,
+    raw: Node,
+    seed: int,
+    split: str = "",
+    labels: SFCLabels | None = None,
+    walk: SFCWalk | None = None,
+) -> Refined:
+    """The tail of IRN as SFC's release runs it, on SFC's two maps."""
+    images, config = _shown(setting, split), walk or SFCWalk()
+    sure = stages.sfc_ir_labels(images, raw, labels or SFCLabels())
+    net = stages.train_irnet(images, sure, replace(recipe.irn, seed=seed))
+    config = replace(config, walk=replace(config.walk, precision=recipe.irn.precision))
+    walked = stages.sfc_walked_maps(images, raw, net, config)
+    return Refined(labels=sure, walked=scored(setting, walked, split, SFC_BINS))
+
+
+def scored(
+    setting: Setting, maps: Node, split: str = "", bins: int = SeedQuality().bins
+) -> ScoredMaps:
+    """Maps with their threshold curve on a split."""
+    truth = stages.masks(setting.data, split or setting.score)
     return ScoredMaps(maps=maps, quality=stages.seed_quality(maps, truth, SeedQuality(bins=bins)))
 
 
-def score(setting: Setting, quality: Node, threshold: float | None) -> Node:
+def score(
+    setting: Setting, quality: Node, threshold: float | None, counted: LabelScore | None = None
+) -> Node:
     """One point of a curve; None: the best. Raises ValueError for an unknown class."""
-    class_ids(open_samples(setting.data, setting.score).classes, setting.classes)
-    return stages.seed_score(quality, SeedScore(threshold=threshold, classes=setting.classes))
+    config = _as(SeedScore, _counted(setting, counted), threshold=threshold)
+    return stages.seed_score(quality, config)
+
+
+def label_score(
+    setting: Setting, labels: Node, split: str = "", counted: LabelScore | None = None
+) -> Node:
+    """How label maps of a split agree with its masks."""
+    truth = stages.masks(setting.data, split or setting.score)
+    return stages.label_score(labels, truth, _counted(setting, counted))
+
+
+def _counted(setting: Setting, counted: LabelScore | None) -> LabelScore:
+    """Which classes count, checked while nothing runs yet."""
+    found = replace(counted or LabelScore(), classes=setting.classes)
+    known = open_samples(setting.data, setting.score).classes
+    for names in (found.classes, found.tail, *found.pairs):
+        class_ids(known, names)
+    return found
+
+
+def _learned(setting: Setting) -> Any:
+    return stages.images(setting.data, setting.train_split)
+
+
+def _shown(setting: Setting, split: str) -> Any:
+    return stages.images(setting.data, split or setting.score)
+
+
+def _as(kind: type[Config], base: Any, **given: Any) -> Config:
+    """A configuration of a `kind` that adds fields to that of `base`, or replaces some."""
+    return kind(**{f.name: getattr(base, f.name) for f in fields(base)} | given)

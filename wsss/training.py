@@ -149,7 +149,8 @@ def fit(
         for step in range(done, end):
             batch = next(batches)
             set_rates(optimiser, step, config.steps, config.power)
-            terms = objective(*(part.to(device) for part in batch))
+            with seeded(config.seed * 2**32 + step):  # what the net draws is the step's own
+                terms = objective(*(part.to(device) for part in batch))
             _descend(optimiser, terms["loss"], config.clip, f"step {step + 1} of {config.steps}")
             for name, value in terms.items():
                 sums[name] += value.item() / (end - done)

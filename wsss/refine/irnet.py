@@ -167,6 +167,12 @@ class IRNet(nn.Module):
         grid = strided_size(images.shape[-2], images.shape[-1], STRIDE)
         return self.edge(levels, grid), self.displacement(levels, grid)
 
+    def edge_logits(self, images: Tensor, precision: str = "float32") -> Tensor:
+        """The first of both alone, which is all that a walk asks for."""
+        grid = strided_size(images.shape[-2], images.shape[-1], STRIDE)
+        logits: Tensor = self.edge(self.levels(images, precision), grid)
+        return logits
+
     @torch.no_grad()
     def levels(self, images: Tensor, precision: str = "float32") -> list[Tensor]:
         """What the branches read: stem and layers of the backbone, float32, without a gradient."""
@@ -315,7 +321,7 @@ def edge_map(
         pair = F.pad(pair, (0, max(pad - width, 0), 0, max(pad - height, 0)))
     rows, columns = strided_size(height, width, STRIDE)
     with torch.inference_mode():
-        logits: Tensor = net(pair, precision)[0][:, 0, :rows, :columns]
+        logits = net.edge_logits(pair, precision)[:, 0, :rows, :columns]
         return (logits[0] / 2 + flip(logits[1]) / 2).sigmoid()
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from stageflow.context import Context
 from stageflow.stage import Needs, Source, stage
-from wsss.config import CAMTraining, ReCAMTraining
+from wsss.config import CAMTraining, ReCAMTraining, SFCTraining
 from wsss.stages.data import opened, settle_device
 
 TRAINING = Needs(cpus=1, gpus=1)
@@ -34,4 +34,16 @@ def train_recam(context: Context, images: Source, cam: Path, config: ReCAMTraini
     samples, start = opened(images), load_net(cam / "net.safetensors", CAMNet)
     settle_device(context)
     net = train(samples, start, config, context, masks=samples if config.probe else None)
+    save_net(net, context.out / "net.safetensors")
+
+
+@stage(version="1", needs=TRAINING, neutral=("workers", "weights_file"))
+def train_sfc(context: Context, images: Source, config: SFCTraining) -> None:
+    """SFC's network, from the initial weights of its backbone."""
+    from wsss.cam.classifier import save_net
+    from wsss.cam.sfc_training import train_sfc as train
+
+    samples = opened(images)
+    settle_device(context)
+    net = train(samples, config, context, masks=samples if config.probe else None)
     save_net(net, context.out / "net.safetensors")

@@ -1,0 +1,239 @@
+#!/usr/bin/env python
+"""Put the label-making methods side by side: seeds, after the CRF, after the random walk.
+
+    sweeps/methods.py                                           built-in scenes, this machine
+    sweeps/methods.py --data voc2012:/data/VOC2012 --backbone resnet50
+    sweeps/methods.py --data voc2012:... --refined 'train[::4]' --results sweeps/RESULTS.md
+
+Every method is trained with several random seeds and scored on the same masks: at its best
+threshold, which takes masks to find, and at the published one. On the images of `--refined` (all
+that are scored, unless a part of them is named) the seeds become labels by the dense CRF, these
+teach an affinity network, and its random walk spreads the score maps. Methods that look at an
+image again and again (response maps, AdvCAM) are run on those images only. Told apart are the
+rarest third of the classes and, on the built-in scenes, the classes that come together.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+# The code beside this file and not an older installed copy: shipped folders hold both roots.
+sys.path[:0] = [str(Path(__file__).resolve().parents[1] / root) for root in (".", "platform")]
+
+from stageflow.board import Entry, Row, markdown_table, published_row, score
+from stageflow.provenance import command
+from stageflow.stage import Node
+from stageflow.sweep import Sweep, main
+from wsss import pipelines
+from wsss.config import LabelScore
+from wsss.config.checks import check_least
+from wsss.data.scenes import PAIRS
+from wsss.methods import (
+    CAM,
+    CAM_RESPONSE,
+    METHODS,
+    RECAM,
+    RECAM_RESPONSE,
+    SFC,
+    Method,
+    named,
+    rare_classes,
+)
+from wsss.published import CAM_SEED, PSEUDO_LABEL, PUBLISHED
+from wsss.setting import Setting, chosen, differences, initial_weights, option, split_name
+
+RARE = "rare classes, seed"
+CONFUSED = "taken for its companion, seed (lower is better)"
+USUAL = tuple(method.name for method in (CAM, RECAM, SFC, CAM_RESPONSE, RECAM_RESPONSE))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Options(Setting):
+    """What a user may choose; "auto" stands for what suits the data."""
+
+    methods: tuple[str, ...] = option(
+        f"of {', '.join(method.name for method in METHODS)}", USUAL
+    )
+    refined: str = option("split that is refined: train[::4] is part of one; empty: as scored", "")
+    refined_seeds: int = option("random seeds of what is refined", 1)
+    shift: float = option("added to the thresholds of the labels that the CRF refines", 0.0)
+
+    def __post_init__(self) -> None:
+        Setting.__post_init__(self)  # super() does not work in slotted dataclasses
+        check_least(1, refined_seeds=self.refined_seeds)
+        for name in self.methods:
+            named(name)
+
+    @property
+    def part(self) -> str:
+        """The split that is refined."""
+        return self.refined or self.score
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Column:
+    """One number of the table, and how a row of the board is known to be of it."""
+
+    title: str
+    task: str
+    oracle: bool
+    crf: bool = False
+
+
+COLUMNS = (
+    Column(title="seed, best threshold", task=CAM_SEED, oracle=True),
+    Column(title="seed, published threshold", task=CAM_SEED, oracle=False),
+    Column(title="+ CRF", task=CAM_SEED, oracle=False, crf=True),
+    Column(title="+ walk, best threshold", task=PSEUDO_LABEL, oracle=True),
+    Column(title="+ walk, published threshold", task=PSEUDO_LABEL, oracle=False),
+    Column(title="rare classes", task=RARE, oracle=True),
+    Column(title="companions confused", task=CONFUSED, oracle=True),
+)
+
+
+def entries(params: None, options: Options) -> Sequence[Entry]:
+    """The seeds of each method on all scored images, and all of its labels on the refined ones."""
+    wanted = [method for method in METHODS if method.name in options.methods]
+    several, few = range(options.seeds), range(options.refined_seeds)
+    found: list[Entry] = []
+    for method in wanted:
+        if not method.slow and options.part != options.score:
+            found += seeds(method, options, options.score, several)
+        found += seeds(method, options, options.part, few)
+        found += labels(method, options, few)
+    return found
+
+
+def seeds(method: Method, options: Options, split: str, randoms: Iterable[int]) -> list[Entry]:
+    """Its seeds: at the best and the published threshold, of rare classes, and of companions."""
+    recipe = chosen(options)
+    curves = [method.seeds(options, recipe, seed, split).quality for seed in randoms]
+
+    def cut(threshold: float | None) -> list[Node]:
+        return [pipelines.score(options, curve, threshold, counted(options)) for curve in curves]
+
+    best, fixed = cut(None), cut(method.threshold)
+    at = f"threshold {method.threshold:.2g}"
+    found = [
+        entry(options, method, CAM_SEED, split, best, "best threshold", oracle=True),
+        entry(options, method, CAM_SEED, split, fixed, at),
+        entry(options, method, RARE, split, best, "", oracle=True, metric="tail_miou"),
+    ]
+    if counted(options).pairs:
+        rate = "pair_confusion"
+        found += [entry(options, method, CONFUSED, split, best, "", oracle=True, metric=rate)]
+    return found
+
+
+def labels(method: Method, options: Options, randoms: Iterable[int]) -> list[Entry]:
+    """What becomes of its seeds: after the CRF, and after the walk."""
+    recipe, split, count = chosen(options), options.part, counted(options)
+    tails = [method.tail(options, recipe, seed, split, options.shift) for seed in randoms]
+    sure = [pipelines.label_score(options, tail.labels, split, count) for tail in tails]
+
+    def cut(threshold: float | None) -> list[Node]:
+        return [pipelines.score(options, t.walked.quality, threshold, count) for t in tails]
+
+    best, fixed = cut(None), cut(method.walk_threshold)
+    at = f"walk, threshold {method.walk_threshold:.2g}"
+    return [
+        entry(options, method, CAM_SEED, split, sure, "labels for IRN", crf=True),
+        entry(options, method, PSEUDO_LABEL, split, best, "walk, best threshold", oracle=True),
+        entry(options, method, PSEUDO_LABEL, split, fixed, at),
+    ]
+
+
+def entry(
+    options: Options,
+    method: Method,
+    task: str,
+    split: str,
+    targets: Sequence[Node],
+    variant: str,
+    *,
+    oracle: bool = False,
+    crf: bool = False,
+    metric: str = "miou",
+) -> Entry:
+    """A result with what it takes to trust it."""
+    return Entry(
+        task=task,
+        split=split_name(options, split),
+        method=method.name,
+        variant=variant,
+        targets=tuple(targets),
+        seeds=tuple(range(len(targets))),
+        metric=metric,
+        oracle=oracle,
+        crf=crf,
+        weights=initial_weights(options),
+        comparable=", ".join(differences(options, split)),
+    )
+
+
+def counted(options: Options) -> LabelScore:
+    """The rarest third of the classes that are learned, and the scenes' companions."""
+    pairs = PAIRS if options.on_scenes else ()
+    return LabelScore(tail=rare_classes(options), pairs=pairs)
+
+
+def summary(rows: Sequence[Row], options: Options) -> str:
+    """One table for each split: a line a method, a column a kind of label."""
+    data = options.data.partition(":")[0]
+    recipe = chosen(options)
+    parts = [
+        f"## Methods on {data}, {recipe.cam.backbone}",
+        f"`{command()}`",
+        f"mIoU in %, background included, mean ± standard deviation over random seeds. A best "
+        f"threshold takes masks to find; + CRF are the labels that IRN learns from, scored with "
+        f"what they leave open as background. Rare: {', '.join(counted(options).tail)}. Trained on "
+        f"{options.learned} images: CAM {recipe.cam.steps} steps, ReCAM {recipe.recam.steps} more, "
+        f"SFC {recipe.sfc.steps}, IRNet {recipe.irn.steps}. Commit {', '.join(commits(rows))}.",
+    ]
+    for split in dict.fromkeys(row.split for row in rows):
+        there = [row for row in rows if row.split == split]
+        seeds = sorted({len(row.values) for row in there})
+        words = " and ".join(map(str, seeds))
+        parts.append(f"### {split}: {words} random seed{'s' if seeds != [1] else ''}")
+        parts.append(table(there))
+    return "\n\n".join(parts)
+
+
+def table(rows: Sequence[Row]) -> str:
+    """The rows of one split as a Markdown table, without columns that are empty."""
+
+    def cell(method: str, column: Column) -> str:
+        kind = (column.task, column.oracle, column.crf)
+        found = [r for r in rows if r.method == method and (r.task, r.oracle, r.crf) == kind]
+        return score(found[0]) if found else ""
+
+    methods = list(dict.fromkeys(row.method for row in rows))
+    filled = [c for c in COLUMNS if any(cell(method, c) for method in methods)]
+    lines = [[method, *(cell(method, column) for column in filled)] for method in methods]
+    return markdown_table(["method", *(column.title for column in filled)], lines)
+
+
+def commits(rows: Iterable[Row]) -> list[str]:
+    """Of the code that made any of the rows."""
+    return sorted({commit for row in rows for commit in row.commits})
+
+
+SWEEP = Sweep(
+    name="methods",
+    about=__doc__ or "",
+    options=Options(),
+    defaults=None,
+    entries=entries,
+    summary=summary,
+    published=[
+        published_row(**asdict(found))
+        for found in PUBLISHED
+        if found.task in (CAM_SEED, PSEUDO_LABEL)
+    ],
+)
+
+if __name__ == "__main__":
+    sys.exit(main(SWEEP))

@@ -1,0 +1,139 @@
+"""Every method as a chain of stages, run on a few drawn scenes; and what chains share."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from stageflow.artifact import Artifacts
+from stageflow.executor import LocalExecutor, run
+from stageflow.stage import Node, ancestry
+from stageflow.store import FolderStore
+from wsss import pipelines, stages
+from wsss.config import (
+    AdvCAM,
+    CAMTraining,
+    Extraction,
+    IRNTraining,
+    LabelScore,
+    PseudoLabels,
+    ReCAMTraining,
+    Response,
+    SFCTraining,
+)
+from wsss.data import open_samples
+from wsss.data.label_maps import Labels
+from wsss.methods import METHODS, SFC, Method, named, rare_classes
+from wsss.recipes import Recipe
+from wsss.setting import Setting
+
+SETTING = Setting(data="scenes:images=8")
+VIEW = {"steps": 2, "epochs": 1, "batch": 4, "crop": 64}
+START = {"backbone": "tiny", "weights": "random"}
+SHORT = Recipe(
+    cam=CAMTraining(**VIEW, **START, long_side=(64, 80)),
+    recam=ReCAMTraining(**VIEW, long_side=(64, 80)),
+    sfc=SFCTraining(**VIEW, **START, long_side=(64, 80)),
+    irn=IRNTraining(**VIEW, **START, radius=5),
+    maps=Extraction(scales=(1.0,)),
+)
+
+
+@pytest.fixture(scope="module")
+def executor(tmp_path_factory: pytest.TempPathFactory) -> LocalExecutor:
+    folder = tmp_path_factory.mktemp("pipelines")
+    return LocalExecutor(Artifacts(FolderStore(folder / "store"), folder / "cache"), device="cpu")
+
+
+def names(*nodes: Node) -> set[str]:
+    return {node.name for node in ancestry(*nodes)}
+
+
+@pytest.mark.parametrize("method", METHODS, ids=lambda method: method.name)
+def test_every_method_comes_to_labels(method: Method, executor: LocalExecutor) -> None:
+    """On two images, from training to the walk, in this process."""
+    part = "train[:2]"
+    seeds = method.seeds(SETTING, SHORT, 0, part)
+    tail = method.tail(SETTING, replace(SHORT, irn=replace(SHORT.irn, batch=2)), 0, part, 0.0)
+    asked = [
+        pipelines.score(SETTING, seeds.quality, None),
+        pipelines.score(SETTING, seeds.quality, method.threshold if method is SFC else 0.5),
+        pipelines.label_score(SETTING, tail.labels, part),
+        pipelines.score(SETTING, tail.walked.quality, method.walk_threshold),
+    ]
+    best, fixed, sure, walked = (made.metrics["miou"] for made in run(*asked, executor=executor))
+    assert best >= fixed > 0
+    assert 0 < sure <= 1
+    assert 0 < walked <= 1
+
+
+def test_pseudo_labels_hold_the_classes_of_their_images(executor: LocalExecutor) -> None:
+    maps = pipelines.cam(SETTING, SHORT, 0).maps
+    [made] = run(stages.pseudo_labels(maps, PseudoLabels(threshold=0.5)), executor=executor)
+    labels, samples = Labels(executor.artifacts.fetch(made)), open_samples(SETTING.data, "train")
+    labels.check(samples.ids)
+    for i, name in enumerate(samples.ids):
+        assert set(np.unique(labels[name])) <= {0, *(np.flatnonzero(samples.labels[i]) + 1)}
+
+
+def test_chains_share_what_they_have_in_common() -> None:
+    plain = pipelines.cam(SETTING, SHORT, 0)
+    drawn_out = pipelines.cam(SETTING, SHORT, 0, response=Response())
+    climbed = pipelines.cam(SETTING, SHORT, 0, climb=AdvCAM())
+    trained = {plain.maps.parents, drawn_out.maps.parents, climbed.maps.parents}
+    assert len(trained) == 1
+    assert len({plain.maps, drawn_out.maps, climbed.maps}) == 3
+    recam = pipelines.recam(SETTING, SHORT, 0)
+    assert set(plain.maps.parents) <= set(ancestry(recam.maps))
+    assert "train_cam" not in names(pipelines.sfc(SETTING, SHORT, 0).maps)
+
+
+def test_a_part_is_scored_from_the_maps_of_the_whole() -> None:
+    """Where the maps are there, scoring a part of the images extracts nothing."""
+    whole = pipelines.cam(SETTING, SHORT, 0).maps
+    assert pipelines.scored(SETTING, whole, "train[:4]").quality.parents == (whole,)
+
+
+def test_the_seed_reaches_every_training() -> None:
+    def trainings(seed: int) -> dict[str, str]:
+        tail = named("SFC").tail(SETTING, SHORT, seed, "train", 0.0)
+        recam = named("ReCAM").seeds(SETTING, SHORT, seed, "train")
+        nodes = ancestry(tail.walked.quality, recam.quality)
+        return {node.name: node.key for node in nodes if node.name.startswith("train_")}
+
+    first, second = trainings(0), trainings(1)
+    assert set(first) == {"train_cam", "train_recam", "train_sfc", "train_irnet"}
+    assert not set(first.values()) & set(second.values())
+
+
+def test_a_shift_moves_both_thresholds_of_the_labels() -> None:
+    tail = named("CAM").tail(SETTING, SHORT, 0, "train", 0.1)
+    assert (tail.labels.config.threshold_fg, tail.labels.config.threshold_bg) == (0.4, 0.15)
+    assert named("SFC").tail(SETTING, SHORT, 0, "train", 0.1).labels.config.bias == 0.5
+
+
+def test_an_unknown_class_is_told_before_anything_runs() -> None:
+    curve = pipelines.cam(SETTING, SHORT, 0).quality
+    with pytest.raises(ValueError, match="class 'bota' is unknown: did you mean boat"):
+        pipelines.score(SETTING, curve, None, LabelScore(pairs=(("bota", "water"),)))
+
+
+def test_an_unknown_method_is_told_with_the_known_ones() -> None:
+    with pytest.raises(ValueError, match="method is 'RECAM': choose from CAM, ReCAM, SFC"):
+        named("RECAM")
+
+
+def test_rare_classes_are_the_third_with_the_fewest_images() -> None:
+    assert rare_classes(Setting()) == ("car", "bird")
+
+
+def test_declaring_every_method_imports_no_torch(tmp_path: Path) -> None:
+    code = "import sys; from sweeps import labels, methods, sfc_weights; "
+    code += "methods.entries(None, methods.Options()); print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"

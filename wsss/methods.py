@@ -1,0 +1,176 @@
+"""The label-making methods as they are compared: how each is made, and where it is cut.
+
+A method's seeds come from a map source, and the tail of IRN may refine them. Thresholds are those
+of the method's own release, or of the release whose maps it draws on. None of them was chosen by
+the masks of the data at hand.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Protocol
+
+from wsss import pipelines
+from wsss.config import AdvCAM, IRLabels, Response, SFCLabels, SFCWalk, Walk
+from wsss.data import open_samples
+from wsss.pipelines import Refined, ScoredMaps
+from wsss.recipes import Recipe
+from wsss.setting import Setting
+
+
+class Seeds(Protocol):
+    """Scored maps of the images of a split, from a network of one random seed."""
+
+    def __call__(self, setting: Setting, recipe: Recipe, seed: int, split: str) -> ScoredMaps:
+        """Build the chain; nothing runs."""
+        ...
+
+
+class Tail(Protocol):
+    """What the tail of IRN makes of them."""
+
+    def __call__(
+        self, setting: Setting, recipe: Recipe, seed: int, split: str, shift: float
+    ) -> Refined:
+        """Build the chain; `shift` is added to the thresholds of the labels."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Method:
+    """One way to come from images to label maps."""
+
+    name: str
+    """On the board."""
+    seeds: Seeds
+    tail: Tail
+    threshold: float
+    """That cuts its seeds, on the scale of its score maps."""
+    walk_threshold: float
+    """That cuts its maps after the walk."""
+    slow: bool = False
+    """Whether it looks at an image again and again."""
+
+
+def _ordinary(
+    seeds: Seeds,
+    labels: IRLabels,
+    walk: Walk,
+    setting: Setting,
+    recipe: Recipe,
+    seed: int,
+    split: str,
+    shift: float,
+) -> Refined:
+    """The tail of IRN on plain score maps."""
+    maps = seeds(setting, recipe, seed, split).maps
+    moved = replace(
+        labels,
+        threshold_fg=round(min(labels.threshold_fg + shift, 1.0), 6),
+        threshold_bg=round(min(labels.threshold_bg + shift, 1.0), 6),
+    )
+    return pipelines.refined(setting, recipe, maps, seed, split, moved, walk)
+
+
+def _sfc_tail(setting: Setting, recipe: Recipe, seed: int, split: str, shift: float) -> Refined:
+    """SFC's own tail: its labels have a background that competes, which a shift strengthens."""
+    raw = pipelines.sfc_maps(setting, recipe, seed, split)
+    labels = SFCLabels(bias=round(SFCLabels().bias + shift, 6))
+    return pipelines.sfc_refined(setting, recipe, raw, seed, split, labels, SFCWalk())
+
+
+IRN_LABELS = IRLabels(threshold_fg=0.30, threshold_bg=0.05)
+RECAM_LABELS = IRLabels()
+ADVCAM_LABELS = IRLabels(threshold_fg=0.35, threshold_bg=0.15)
+IRN_WALK, RECAM_WALK, ADVCAM_WALK = Walk(pad=512), Walk(), Walk(power=1.5)
+
+_cam_response = partial(pipelines.cam, response=Response())
+_recam_response = partial(pipelines.recam, response=Response())
+_sfc_response = partial(pipelines.sfc_response, response=Response())
+_advcam = partial(pipelines.cam, climb=AdvCAM())
+_advcam_recam = partial(pipelines.recam, climb=AdvCAM())
+
+CAM = Method(
+    name="CAM",
+    seeds=pipelines.cam,
+    tail=partial(_ordinary, pipelines.cam, IRN_LABELS, IRN_WALK),
+    threshold=0.15,
+    walk_threshold=0.25,
+)
+RECAM = Method(
+    name="ReCAM",
+    seeds=pipelines.recam,
+    tail=partial(_ordinary, pipelines.recam, RECAM_LABELS, RECAM_WALK),
+    threshold=0.21,
+    walk_threshold=0.28,
+)
+SFC = Method(
+    name="SFC",
+    seeds=pipelines.sfc,
+    tail=_sfc_tail,
+    threshold=(0.4 + 1) / 3,  # the background bias, on the scale of `wsss.cam.sfc_maps`
+    walk_threshold=(0.25 + 1) / 3,  # the constant plane, on that of `wsss.cam.sfc_labels`
+)
+CAM_RESPONSE = Method(
+    name="CAM + response",
+    seeds=_cam_response,
+    tail=partial(_ordinary, _cam_response, IRN_LABELS, IRN_WALK),
+    threshold=0.15,
+    walk_threshold=0.25,
+    slow=True,
+)
+RECAM_RESPONSE = Method(
+    name="ReCAM + response",
+    seeds=_recam_response,
+    tail=partial(_ordinary, _recam_response, RECAM_LABELS, RECAM_WALK),
+    threshold=0.21,
+    walk_threshold=0.28,
+    slow=True,
+)
+SFC_RESPONSE = Method(
+    name="SFC + response",
+    seeds=_sfc_response,
+    tail=partial(_ordinary, _sfc_response, RECAM_LABELS, RECAM_WALK),
+    threshold=0.21,
+    walk_threshold=0.28,
+    slow=True,
+)
+ADVCAM = Method(
+    name="AdvCAM",
+    seeds=_advcam,
+    tail=partial(_ordinary, _advcam, ADVCAM_LABELS, ADVCAM_WALK),
+    threshold=0.25,  # in the middle of those that its release tries
+    walk_threshold=0.25,
+    slow=True,
+)
+RECAM_ADVCAM = Method(
+    name="ReCAM + AdvCAM",
+    seeds=_advcam_recam,
+    tail=partial(_ordinary, _advcam_recam, ADVCAM_LABELS, ADVCAM_WALK),
+    threshold=0.25,
+    walk_threshold=0.25,
+    slow=True,
+)
+
+METHODS = (
+    *(CAM, RECAM, SFC, CAM_RESPONSE, RECAM_RESPONSE),
+    *(SFC_RESPONSE, ADVCAM, RECAM_ADVCAM),
+)
+"""All of them."""
+
+
+def named(name: str) -> Method:
+    """The method of this name. Raises ValueError, with all names, where there is none."""
+    for method in METHODS:
+        if method.name == name:
+            return method
+    raise ValueError(f"method is {name!r}: choose from {', '.join(m.name for m in METHODS)}")
+
+
+def rare_classes(setting: Setting) -> tuple[str, ...]:
+    """The third of the learned classes with the fewest images, the rarest first."""
+    learned = open_samples(setting.data, setting.train_split)
+    counts = learned.labels.sum(0)
+    there = sorted((int(counts[c]), name) for c, name in enumerate(learned.classes) if counts[c])
+    return tuple(name for _, name in there[: max(len(there) // 3, 1)])
