@@ -83,7 +83,7 @@ def _sfc_tail(setting: Setting, recipe: Recipe, seed: int, split: str, shift: fl
 IRN_LABELS = IRLabels(threshold_fg=0.30, threshold_bg=0.05)
 RECAM_LABELS = IRLabels()
 ADVCAM_LABELS = IRLabels(threshold_fg=0.35, threshold_bg=0.15)
-IRN_WALK, RECAM_WALK, ADVCAM_WALK = Walk(pad=512), Walk(), Walk(power=1.5)
+WALK, ADVCAM_WALK = Walk(), Walk(power=1.5)  # one for all but for the power: IRN alone pads
 
 _cam_response = partial(pipelines.cam, response=Response())
 _recam_response = partial(pipelines.recam, response=Response())
@@ -94,14 +94,14 @@ _advcam_recam = partial(pipelines.recam, climb=AdvCAM())
 CAM = Method(
     name="CAM",
     seeds=pipelines.cam,
-    tail=partial(_ordinary, pipelines.cam, IRN_LABELS, IRN_WALK),
+    tail=partial(_ordinary, pipelines.cam, IRN_LABELS, WALK),
     threshold=0.15,
     walk_threshold=0.25,
 )
 RECAM = Method(
     name="ReCAM",
     seeds=pipelines.recam,
-    tail=partial(_ordinary, pipelines.recam, RECAM_LABELS, RECAM_WALK),
+    tail=partial(_ordinary, pipelines.recam, RECAM_LABELS, WALK),
     threshold=0.21,
     walk_threshold=0.28,
 )
@@ -115,7 +115,7 @@ SFC = Method(
 CAM_RESPONSE = Method(
     name="CAM + response",
     seeds=_cam_response,
-    tail=partial(_ordinary, _cam_response, IRN_LABELS, IRN_WALK),
+    tail=partial(_ordinary, _cam_response, IRN_LABELS, WALK),
     threshold=0.15,
     walk_threshold=0.25,
     slow=True,
@@ -123,7 +123,7 @@ CAM_RESPONSE = Method(
 RECAM_RESPONSE = Method(
     name="ReCAM + response",
     seeds=_recam_response,
-    tail=partial(_ordinary, _recam_response, RECAM_LABELS, RECAM_WALK),
+    tail=partial(_ordinary, _recam_response, RECAM_LABELS, WALK),
     threshold=0.21,
     walk_threshold=0.28,
     slow=True,
@@ -131,7 +131,7 @@ RECAM_RESPONSE = Method(
 SFC_RESPONSE = Method(
     name="SFC + response",
     seeds=_sfc_response,
-    tail=partial(_ordinary, _sfc_response, RECAM_LABELS, RECAM_WALK),
+    tail=partial(_ordinary, _sfc_response, RECAM_LABELS, WALK),
     threshold=0.21,
     walk_threshold=0.28,
     slow=True,

@@ -100,11 +100,11 @@ def recam(
     split: str = "",
     response: Response | None = None,
     climb: AdvCAM | None = None,
-    weight: ExtractionWeight = "product",
+    weight: ExtractionWeight | None = None,
 ) -> ScoredMaps:
     """ReCAM under one of its weights; or response maps of it, AdvCAM with a `climb`, or both."""
     net, images = recam_net(setting, recipe, seed), _shown(setting, split)
-    given = {"response": response, "weight": weight}
+    given = {"response": response, "weight": weight or recipe.weight}
     if climb is None:
         maps = stages.recam_maps(images, net, _as(ReCAMMaps, recipe.maps, **given))
     else:
@@ -122,16 +122,16 @@ def sfc_maps(setting: Setting, recipe: Recipe, seed: int, split: str = "") -> No
 def sfc(
     setting: Setting, recipe: Recipe, seed: int, split: str = "", fusion: SFCFusion | None = None
 ) -> ScoredMaps:
-    """SFC's maps mixed as the release does for its evaluation, unless told otherwise."""
+    """SFC's maps, mixed as the recipe says unless told otherwise."""
     raw = sfc_maps(setting, recipe, seed, split)
-    return scored(setting, stages.sfc_scores(raw, fusion or SFCFusion()), split, SFC_BINS)
+    return scored(setting, stages.sfc_scores(raw, fusion or recipe.fusion), split, SFC_BINS)
 
 
 def sfc_response(
     setting: Setting, recipe: Recipe, seed: int, split: str, response: Response
 ) -> ScoredMaps:
     """Response maps of SFC's foreground."""
-    given = {"bg_factor": recipe.sfc.bg_factor, "response": response}
+    given = {"bg_factor": recipe.sfc.bg_factor, "fusion": recipe.fusion, "response": response}
     config = _as(SFCClassMaps, recipe.maps, **given)
     net = sfc_net(setting, recipe, seed)
     return scored(setting, stages.sfc_class_maps(_shown(setting, split), net, config), split)

@@ -7,9 +7,18 @@ elsewhere.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
-from wsss.config import CAMTraining, Extraction, IRNTraining, ReCAMTraining, Schedule, SFCTraining
+from wsss.config import (
+    CAMTraining,
+    Extraction,
+    ExtractionWeight,
+    IRNTraining,
+    ReCAMTraining,
+    Schedule,
+    SFCFusion,
+    SFCTraining,
+)
 
 FEW_IMAGES = 2000
 """Below this, training is counted in steps and not in passes over the data."""
@@ -24,6 +33,10 @@ class Recipe:
     sfc: SFCTraining
     irn: IRNTraining
     maps: Extraction
+    weight: ExtractionWeight = "product"
+    """What ReCAM's maps are extracted with."""
+    fusion: SFCFusion = field(default_factory=SFCFusion)
+    """How SFC's two maps are mixed for its seeds."""
 
     @property
     def trainings(self) -> tuple[CAMTraining, ReCAMTraining, SFCTraining, IRNTraining]:
@@ -73,6 +86,8 @@ SCENES = Recipe(
         backbone="tiny", weights="random", steps=200, epochs=2, batch=16, momentum=0.9, crop=80
     ),
     maps=Extraction(scales=(1.0,)),
+    weight="w_prime",
+    fusion=SFCFusion(classifier_weight=1.0, prototype_weight=0.0),
 )
 """For the built-in scenes: a tiny network from random weights, so with real momentum.
 

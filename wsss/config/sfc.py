@@ -26,7 +26,6 @@ Selection = Literal["last", "best"]
 """Which epoch's weights are kept."""
 
 
-
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SFCTraining(CAMTraining):
     """How SFC is trained; the defaults are the published ones for VOC."""
@@ -37,6 +36,8 @@ class SFCTraining(CAMTraining):
     """On COCO: unknown; SIPE takes 5."""
     clip: float | None = 1.0
     detach_after: int | None = 2
+    lr_sfc: float = 1.0
+    """Of the projections: side1 to side4 and f9."""
     bg_factor: float = 0.3
     """Of the background map, before the argmax that picks the pixels of the prototypes."""
     p_weight: float = 1.6
@@ -57,7 +58,7 @@ class SFCTraining(CAMTraining):
 
     def __post_init__(self) -> None:
         CAMTraining.__post_init__(self)  # super() does not work in slotted dataclasses
-        check_rates(p_weight=self.p_weight, w_weight=self.w_weight)
+        check_rates(lr_sfc=self.lr_sfc, p_weight=self.p_weight, w_weight=self.w_weight)
         check_least(0, n_bank=self.n_bank, bank_epochs=self.bank_epochs, warm_up=self.warm_up)
         check_least(0, bg_factor=self.bg_factor)
         check_choice("select", self.select, Selection)
