@@ -79,8 +79,11 @@ SCENES = Recipe(
         steps=900,
         epochs=9,
         momentum=0.9,
+        clip=None,
         crop=72,
         long_side=(56, 88),
+        detach_after=None,
+        warm_up=4,
     ),
     irn=IRNTraining(
         backbone="tiny", weights="random", steps=200, epochs=2, batch=16, momentum=0.9, crop=80

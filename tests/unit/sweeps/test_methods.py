@@ -51,10 +51,10 @@ def test_companions_are_only_known_on_the_scenes(voc_mini: Path) -> None:
 
 def test_a_table_has_a_line_for_each_method_and_no_empty_column() -> None:
     rows = [
-        row("CAM", CAM_SEED, 40, oracle=True),
+        row("CAM", CAM_SEED, 40, variant="best threshold"),
         row("CAM", CAM_SEED, 35),
         row("CAM", CAM_SEED, 45, crf=True),
-        row("ReCAM", CAM_SEED, 50, oracle=True),
+        row("ReCAM", CAM_SEED, 50, variant="best threshold"),
     ]
     assert table(rows).splitlines() == [
         "| method | seed, best threshold | seed, published threshold | + CRF |",
@@ -65,7 +65,7 @@ def test_a_table_has_a_line_for_each_method_and_no_empty_column() -> None:
 
 
 def test_the_summary_names_command_commit_and_what_is_rare() -> None:
-    text = summary([row("CAM", CAM_SEED, 40, oracle=True)], SCENES)
+    text = summary([row("CAM", CAM_SEED, 40, variant="best threshold")], SCENES)
     assert text.startswith("## Methods on scenes, tiny")
     assert "Commit abc." in text
     assert "### scenes train (12): 2 random seeds" in text
