@@ -12,7 +12,7 @@ from functools import partial
 from typing import Protocol
 
 from wsss import pipelines
-from wsss.config import AdvCAM, IRLabels, Response, SFCLabels, SFCWalk, Walk
+from wsss.config import AdvCAM, IRLabels, Response, Walk
 from wsss.data import open_samples
 from wsss.pipelines import Refined, ScoredMaps
 from wsss.recipes import Recipe
@@ -76,8 +76,10 @@ def _ordinary(
 def _sfc_tail(setting: Setting, recipe: Recipe, seed: int, split: str, shift: float) -> Refined:
     """SFC's own tail: its labels have a background that competes, which a shift strengthens."""
     raw = pipelines.sfc_maps(setting, recipe, seed, split)
-    labels = SFCLabels(bias=round(SFCLabels().bias + shift, 6))
-    return pipelines.sfc_refined(setting, recipe, raw, seed, split, labels, SFCWalk())
+    labels = replace(
+        recipe.reading.labels, bias=round(recipe.reading.labels.bias + shift, 6)
+    )
+    return pipelines.sfc_refined(setting, recipe, raw, seed, split, labels)
 
 
 IRN_LABELS = IRLabels(threshold_fg=0.30, threshold_bg=0.05)

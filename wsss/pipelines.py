@@ -124,14 +124,14 @@ def sfc(
 ) -> ScoredMaps:
     """SFC's maps, mixed as the recipe says unless told otherwise."""
     raw = sfc_maps(setting, recipe, seed, split)
-    return scored(setting, stages.sfc_scores(raw, fusion or recipe.fusion), split, SFC_BINS)
+    return scored(setting, stages.sfc_scores(raw, fusion or recipe.reading.seeds), split, SFC_BINS)
 
 
 def sfc_response(
     setting: Setting, recipe: Recipe, seed: int, split: str, response: Response
 ) -> ScoredMaps:
     """Response maps of SFC's foreground."""
-    given = {"bg_factor": recipe.sfc.bg_factor, "fusion": recipe.fusion, "response": response}
+    given = {"bg_factor": recipe.sfc.bg_factor, "fusion": recipe.reading.seeds, "response": response}
     config = _as(SFCClassMaps, recipe.maps, **given)
     net = sfc_net(setting, recipe, seed)
     return scored(setting, stages.sfc_class_maps(_shown(setting, split), net, config), split)
@@ -165,8 +165,8 @@ def sfc_refined(
     walk: SFCWalk | None = None,
 ) -> Refined:
     """The tail of IRN as SFC's release runs it, on SFC's two maps."""
-    images, config = _shown(setting, split), walk or SFCWalk()
-    sure = stages.sfc_ir_labels(images, raw, labels or SFCLabels())
+    images, config = _shown(setting, split), walk or recipe.reading.walk
+    sure = stages.sfc_ir_labels(images, raw, labels or recipe.reading.labels)
     net = stages.train_irnet(images, sure, replace(recipe.irn, seed=seed))
     config = replace(config, walk=replace(config.walk, precision=recipe.irn.precision))
     walked = stages.sfc_walked_maps(images, raw, net, config)

@@ -17,11 +17,22 @@ from wsss.config import (
     ReCAMTraining,
     Schedule,
     SFCFusion,
+    SFCLabels,
     SFCTraining,
+    SFCWalk,
 )
 
 FEW_IMAGES = 2000
 """Below this, training is counted in steps and not in passes over the data."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SFCReading:
+    """How SFC's two maps are mixed, for each of their uses."""
+
+    seeds: SFCFusion = field(default_factory=SFCFusion)
+    labels: SFCLabels = field(default_factory=SFCLabels)
+    walk: SFCWalk = field(default_factory=SFCWalk)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -35,8 +46,8 @@ class Recipe:
     maps: Extraction
     weight: ExtractionWeight = "product"
     """What ReCAM's maps are extracted with."""
-    fusion: SFCFusion = field(default_factory=SFCFusion)
-    """How SFC's two maps are mixed for its seeds."""
+    reading: SFCReading = field(default_factory=SFCReading)
+    """How SFC's two maps are mixed."""
 
     @property
     def trainings(self) -> tuple[CAMTraining, ReCAMTraining, SFCTraining, IRNTraining]:
@@ -52,6 +63,13 @@ class Recipe:
             irn=replace(self.irn, weights=weights, weights_file=file),
         )
 
+
+CLASSIFIER_ALONE = SFCReading(
+    seeds=SFCFusion(classifier_weight=1.0, prototype_weight=0.0),
+    labels=SFCLabels(classifier_weight=1.0, prototype_weight=0.0),
+    walk=SFCWalk(classifier_weight=1.0, prototype_weight=0.0),
+)
+"""After few steps the prototypes guide the training, but are not worth mixing in."""
 
 SCENES = Recipe(
     cam=CAMTraining(
@@ -90,7 +108,7 @@ SCENES = Recipe(
     ),
     maps=Extraction(scales=(1.0,)),
     weight="w_prime",
-    fusion=SFCFusion(classifier_weight=1.0, prototype_weight=0.0),
+    reading=CLASSIFIER_ALONE,
 )
 """For the built-in scenes: a tiny network from random weights, so with real momentum.
 
@@ -131,6 +149,9 @@ LITE0 = Recipe(
         long_side=(320, 400),
         lr_backbone=0.005,
         lr_head=3.0,
+        lr_sfc=0.1,
+        p_weight=0.4,
+        clip=None,
         detach_after=3,
         precision="bfloat16",
     ),
@@ -143,6 +164,7 @@ LITE0 = Recipe(
         precision="bfloat16",
     ),
     maps=Extraction(scales=(1.0, 0.5), precision="bfloat16"),
+    reading=CLASSIFIER_ALONE,
 )
 """For EfficientNet-Lite0 on a few hundred photographs, within minutes on one core.
 

@@ -44,9 +44,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from wsss.cam.scores import STRIDE, MapSource, Planes, Views, fused, max_normalised
+from wsss.cam.scores import MapSource, Planes, Views, at_stride4, fused, max_normalised
 from wsss.config.response import Response
-from wsss.data.transforms import flip, normalise, padded_size, rescale
+from wsss.data.transforms import flip, normalise, rescale
 
 
 class Box(NamedTuple):
@@ -74,7 +74,7 @@ def response_planes(source: MapSource, views: Views, config: Response) -> Planes
     """
 
     def planes(image: npt.NDArray[np.uint8], keys: Tensor) -> Tensor:
-        return stride4(response_maps(image, source, keys, views, config)).cpu()
+        return at_stride4(response_maps(image, source, keys, views, config).cpu())
 
     return planes
 
@@ -214,11 +214,3 @@ def merged(crops: Iterable[tuple[Box, Tensor]], size: tuple[int, int]) -> Tensor
         for box, maps in crops
     ]
     return torch.stack(placed).amax(0)
-
-
-def stride4(maps: Tensor) -> Tensor:
-    """Full-resolution maps [n, H, W], n > 0, sampled for storage, as `upsample` reads them."""
-    rows, columns = padded_size(maps.shape[1], maps.shape[2], STRIDE)
-    border = (0, columns - maps.shape[2], 0, rows - maps.shape[1])
-    padded = F.pad(maps[None], border, mode="replicate")
-    return F.interpolate(padded, (rows // STRIDE, columns // STRIDE), mode="bilinear")[0]

@@ -19,6 +19,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol
@@ -148,6 +149,29 @@ def upsample(planes: Tensor, size: tuple[int, int]) -> Tensor:
     height, width = size
     grid = (planes.shape[1] * STRIDE, planes.shape[2] * STRIDE)
     return _resized(planes, grid)[:, :height, :width]
+
+
+def at_stride4(maps: Tensor) -> Tensor:
+    """The planes [k, ceil(H / 4), ceil(W / 4)] that `upsample` makes most like maps [k, H, W].
+
+    Nearest by squared difference, within [0, 1].
+    """
+    rows, columns = (_inverse(side) for side in maps.shape[-2:])
+    return (rows @ maps @ columns.T).clamp(0, 1)
+
+
+@lru_cache(maxsize=128)
+def _inverse(length: int) -> Tensor:
+    """What undoes the resizing by 4 along an axis of so many pixels: [ceil(length / 4), length].
+
+    Samples would do where the cells of the maps are multiples of 4 pixels, as in `score_planes`;
+    of other maps they miss peaks and valleys.
+    """
+    samples = -(-length // STRIDE)
+    cells = torch.eye(samples, dtype=torch.float64)[None]
+    resized = F.interpolate(cells, samples * STRIDE, mode="linear")[0, :, :length]
+    inverse: Tensor = torch.linalg.pinv(resized.T)
+    return inverse.float()
 
 
 def _resized(maps: Tensor, grid: tuple[int, int]) -> Tensor:

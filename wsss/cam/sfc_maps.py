@@ -23,7 +23,6 @@ to background included, and the curve over all biases is free.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from functools import lru_cache
 from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
@@ -35,9 +34,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from wsss.cam.scores import (
-    STRIDE,
     MapSource,
     ScoreMap,
+    at_stride4,
     fused,
     max_normalised,
     multiscale_maps,
@@ -98,29 +97,6 @@ def sfc_maps(
 def fused_both(maps: Iterable[Tensor], size: tuple[int, int]) -> tuple[Tensor, ...]:
     """Maps [2 k, h_s, w_s] of several scales to the two halves at the `size`, [k, H, W] each."""
     return max_normalised(fused(maps, size)).chunk(2)
-
-
-def at_stride4(maps: Tensor) -> Tensor:
-    """The planes [k, ceil(H / 4), ceil(W / 4)] that `upsample` makes most like maps [k, H, W].
-
-    Nearest by squared difference, within [0, 1].
-    """
-    rows, columns = (_inverse(side) for side in maps.shape[-2:])
-    return (rows @ maps @ columns.T).clamp(0, 1)
-
-
-@lru_cache(maxsize=128)
-def _inverse(length: int) -> Tensor:
-    """What undoes the resizing by 4 along an axis of so many pixels: [ceil(length / 4), length].
-
-    Samples of the maps would do where their cells are multiples of 4 pixels, as those of
-    `score_planes` are; the release's are not, and samples miss their peaks and valleys.
-    """
-    samples = -(-length // STRIDE)
-    cells = torch.eye(samples, dtype=torch.float64)[None]
-    resized = F.interpolate(cells, samples * STRIDE, mode="linear")[0, :, :length]
-    inverse: Tensor = torch.linalg.pinv(resized.T)
-    return inverse.float()
 
 
 def extract_sfc(

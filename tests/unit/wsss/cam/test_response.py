@@ -20,9 +20,8 @@ from wsss.cam.response import (
     responses,
     rounds,
     scaled,
-    stride4,
 )
-from wsss.cam.scores import Views, max_normalised, mirrored_sum, upsample
+from wsss.cam.scores import Views, max_normalised, mirrored_sum
 from wsss.config.advcam import AdvCAM
 from wsss.config.response import Response
 from wsss.nets.backbones import backbone
@@ -240,15 +239,6 @@ def test_crops_are_merged_by_their_maximum_at_their_place():
     ]
 
 
-@pytest.mark.parametrize("size", [(40, 64), (33, 50), (7, 9)])
-def test_smooth_maps_come_back_from_their_planes(size):
-    rows, columns = torch.meshgrid(*(torch.arange(side) / 64 for side in size), indexing="ij")
-    maps = torch.stack([rows, columns])
-    planes = stride4(maps)
-    assert planes.shape == (2, -(-size[0] // 4), -(-size[1] // 4))
-    assert (upsample(planes, size) - maps).abs().max() < 3 / 64
-
-
 @pytest.fixture(scope="module")
 def net() -> CAMNet:
     torch.manual_seed(0)
@@ -267,7 +257,7 @@ def test_any_source_of_maps_will_do(net, kind, keys):
     assert found.shape == (len(keys), 13, 16)
     assert found.dtype == torch.float32
     assert not found.requires_grad
-    assert ((found >= 0) & (found < 1)).all()
+    assert ((found >= 0) & (found <= 1)).all()
     assert (found.amax((1, 2)) > 0.5).all()
     assert torch.equal(found, planes(pixels, torch.tensor(keys)))
 

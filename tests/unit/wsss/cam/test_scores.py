@@ -10,6 +10,7 @@ from wsss.cam.scores import (
     ScoreMap,
     ScoreMaps,
     Views,
+    at_stride4,
     best_class,
     extract,
     fused_high_res,
@@ -147,6 +148,28 @@ def test_cells_stay_over_their_pixels_at_any_stride(stride):
     whole = upsample(score_planes([cells], (65, 70), stride), (65, 70))[0] > 0.5
     overlap = (whole & (mask > 0)).sum() / (whole | (mask > 0)).sum()
     assert overlap > {4: 0.93, 8: 0.85, 16: 0.75}[stride]
+
+
+def test_planes_at_stride_4_give_back_what_they_can():
+    rng = np.random.default_rng(0)
+    planes = torch.from_numpy(rng.random((3, 9, 12), dtype=np.float32))
+    assert torch.allclose(at_stride4(upsample(planes, (36, 48))), planes, atol=1e-5)
+    assert torch.allclose(at_stride4(upsample(planes, (34, 45))), planes, atol=1e-4)
+    rows, columns = torch.meshgrid(torch.arange(34.0), torch.arange(45.0), indexing="ij")
+    ramp = torch.stack([rows / 34, columns / 45])
+    kept = at_stride4(ramp)
+    assert kept.shape == (2, 9, 12)
+    assert torch.allclose(upsample(kept, (34, 45)), ramp, atol=0.03)
+    assert torch.allclose(upsample(kept, (34, 45))[:, 8:-8, 8:-8], ramp[:, 8:-8, 8:-8], atol=2e-3)
+    step = (columns > 20).float()[None]
+    nearest = at_stride4(step)
+    assert (nearest >= 0).all()
+    assert (nearest <= 1).all()
+    shifted = (nearest + 0.01).clamp(0, 1)
+    errors = [(upsample(p, (34, 45)) - step).square().mean() for p in (nearest, shifted)]
+    assert errors[0] < errors[1]
+    for length in (1, 2, 5):
+        assert torch.allclose(at_stride4(torch.full((1, length, 3), 0.5)), torch.tensor(0.5))
 
 
 def test_extraction_keeps_present_classes_and_images_without_any(tmp_path):

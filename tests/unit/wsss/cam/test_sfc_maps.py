@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from wsss.cam.scores import (
     ScoreMap,
     ScoreMaps,
+    at_stride4,
     best_class,
     fused,
     max_normalised,
@@ -18,7 +19,6 @@ from wsss.cam.scores import (
 from wsss.cam.sfc import SFCNet
 from wsss.cam.sfc_maps import (
     SFCScores,
-    at_stride4,
     bias_threshold,
     extract_sfc,
     fused_both,
@@ -115,28 +115,6 @@ def test_mixtures_are_weighted_means_of_two_maps_of_one_image():
     bare = prototype._replace(keys=KEYS[1:], planes=prototype.planes[1:])
     with pytest.raises(ValueError, match="the prototype map of a has no background plane first"):
         mixture(classifier, bare, SFCFusion())
-
-
-def test_planes_at_stride_4_give_back_what_they_can():
-    rng = np.random.default_rng(0)
-    planes = torch.from_numpy(rng.random((3, 9, 12), dtype=np.float32))
-    assert torch.allclose(at_stride4(upsample(planes, (36, 48))), planes, atol=1e-5)
-    assert torch.allclose(at_stride4(upsample(planes, (34, 45))), planes, atol=1e-4)
-    rows, columns = torch.meshgrid(torch.arange(34.0), torch.arange(45.0), indexing="ij")
-    ramp = torch.stack([rows / 34, columns / 45])
-    kept = at_stride4(ramp)
-    assert kept.shape == (2, 9, 12)
-    assert torch.allclose(upsample(kept, (34, 45)), ramp, atol=0.03)
-    assert torch.allclose(upsample(kept, (34, 45))[:, 8:-8, 8:-8], ramp[:, 8:-8, 8:-8], atol=2e-3)
-    step = (columns > 20).float()[None]
-    nearest = at_stride4(step)
-    assert (nearest >= 0).all()
-    assert (nearest <= 1).all()
-    shifted = (nearest + 0.01).clamp(0, 1)
-    errors = [(upsample(p, (34, 45)) - step).square().mean() for p in (nearest, shifted)]
-    assert errors[0] < errors[1]
-    for length in (1, 2, 5):
-        assert torch.allclose(at_stride4(torch.full((1, length, 3), 0.5)), torch.tensor(0.5))
 
 
 def test_stored_maps_cost_less_than_a_twentieth_of_a_point(tmp_path, voc_mini):
