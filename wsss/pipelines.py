@@ -131,8 +131,13 @@ def sfc_response(
     setting: Setting, recipe: Recipe, seed: int, split: str, response: Response
 ) -> ScoredMaps:
     """Response maps of SFC's foreground."""
-    given = {"bg_factor": recipe.sfc.bg_factor, "fusion": recipe.reading.seeds, "response": response}
-    config = _as(SFCClassMaps, recipe.maps, **given)
+    config = _as(
+        SFCClassMaps,
+        recipe.maps,
+        bg_factor=recipe.sfc.bg_factor,
+        fusion=recipe.reading.seeds,
+        response=response,
+    )
     net = sfc_net(setting, recipe, seed)
     return scored(setting, stages.sfc_class_maps(_shown(setting, split), net, config), split)
 

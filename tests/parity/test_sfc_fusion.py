@@ -74,7 +74,7 @@ def test_the_two_walks_decide_as_the_release_does(unit, maps, keys, size):
     edge = torch.from_numpy(unit["edge"])[0]
     grid = [F.interpolate(m[None], edge.shape, mode="bilinear")[0] for m in maps]
     config = SFCWalk()
-    planes = sfc_walk_planes(*score_maps(grid, keys, size), edge, config, config.walk)
+    planes = sfc_walk_planes(*score_maps(grid, keys, size), edge, config)
     scores = ScoreMap("image", keys[1:], planes, size)
     found = pseudo_label(scores, PseudoLabels(threshold=walk_threshold(0.25)))
     assert torch.equal(found, torch.from_numpy(unit["pseudo_label"]))

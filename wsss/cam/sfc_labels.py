@@ -30,7 +30,6 @@ from torch import Tensor
 
 from wsss.cam.scores import ScoreMap, upsample
 from wsss.cam.sfc_maps import SFCScores, mixture
-from wsss.config.refine import Walk
 from wsss.config.sfc import SFCLabels, SFCWalk
 from wsss.data.samples import Samples
 from wsss.labels import refined_ir_label, settled
@@ -66,17 +65,18 @@ def sfc_ir_label(
 
 
 def sfc_walk_planes(
-    classifier: ScoreMap, prototype: ScoreMap, edge: Tensor, config: SFCWalk, walk: Walk
+    classifier: ScoreMap, prototype: ScoreMap, edge: Tensor, config: SFCWalk
 ) -> Tensor:
     """The plain score planes of the two walks, [n, h, w] in [0, 1], on the CPU.
 
-    `edge` [h, w] is on the maps' grid; the walks run where it lies. `walk` says how they go, but
-    for its power, see `walk_threshold` for how the planes are cut.
+    `edge` [h, w] is on the maps' grid; the walks run where it lies. See `walk_threshold` for how
+    the planes are cut.
     """
     planes, size = mixture(classifier, prototype, config).to(edge.device), classifier.size
     start = torch.cat([planes[:1] + config.bias, config.gain * planes[1:]]) ** config.power
 
     def spread(x: Tensor) -> Tensor:
+        walk = config.walk
         found = random_walk(x, edge, beta=walk.beta, steps=walk.steps, radius=walk.radius)
         return found / upsample(found, size).max().clamp(min=torch.finfo(found.dtype).tiny)
 
@@ -90,7 +90,6 @@ def sfc_walked(
     maps: Iterable[SFCScores],
     edges: Edges,
     config: SFCWalk,
-    walk: Walk,
 ) -> Iterator[ScoreMap]:
     """The score maps of the images at `indices` after the walks; `maps` are theirs, in that order.
 
@@ -104,7 +103,7 @@ def sfc_walked(
         )
         if len(scores.keys):
             edge = edges(samples.image(i))
-            planes = sfc_walk_planes(classifier, prototype, edge, config, walk)
+            planes = sfc_walk_planes(classifier, prototype, edge, config)
             scores = scores._replace(planes=planes)
         yield scores
 

@@ -102,7 +102,7 @@ def sfc_walked_maps(
     m, p = (ScoreMaps(maps / name).of(samples.ids) for name in ("classifier", "prototype"))
     both = (SFCScores(m[i], p[i]) for i in context.shard.of(range(len(samples))))
     edges = _edges(context, irnet, config.walk)
-    found = sfc_walked(samples, mine(context, len(samples)), both, edges, config, config.walk)
+    found = sfc_walked(samples, mine(context, len(samples)), both, edges, config)
     write_scores(context.out, found, first=first(context, len(samples)), bits=16)
 
 

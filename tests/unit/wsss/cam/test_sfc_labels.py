@@ -86,7 +86,7 @@ def test_walked_planes_decide_as_the_sum_of_both_walks_does(maps, edge, plane):
 
     one, two = walked(start[1:]), walked(start**1.3)
     both = torch.cat([torch.full((1, *SIZE), plane), one]) + two
-    planes = sfc_walk_planes(*maps, edge, config, WALK)
+    planes = sfc_walk_planes(*maps, edge, replace(config, walk=WALK))
     assert planes.shape == (2, 15, 19)
     found = seed_label(upsample(planes, SIZE), KEYS[1:], walk_threshold(plane))
     expected = (KEYS + 1)[both.argmax(0)]
@@ -95,7 +95,7 @@ def test_walked_planes_decide_as_the_sum_of_both_walks_does(maps, edge, plane):
 
 
 def test_edges_everywhere_leave_nothing(maps):
-    planes = sfc_walk_planes(*maps, torch.ones(15, 19), SFCWalk(), WALK)
+    planes = sfc_walk_planes(*maps, torch.ones(15, 19), SFCWalk(walk=WALK))
     assert torch.allclose(planes, torch.full_like(planes, 1 / 3))
     assert not seed_label(planes, KEYS[1:], walk_threshold(0.25)).any()
 
@@ -122,15 +122,15 @@ def test_images_are_walked_one_by_one_and_those_without_a_class_not_at_all(edge)
         return SFCScores(*(ScoreMap(drawn.ids[i], rows, planes, size) for _ in range(2)))
 
     maps = [scores(0, [2, 3]), scores(1, []), scores(2, [0])]
-    found = list(sfc_walked(drawn, range(3), maps, edges, SFCWalk(), WALK))
+    found = list(sfc_walked(drawn, range(3), maps, edges, SFCWalk(walk=WALK)))
     assert [s.id for s in found] == list(drawn.ids)
     assert [s.keys.tolist() for s in found] == [[2, 3], [], [0]]
     assert [len(s.planes) for s in found] == [2, 0, 1]
     assert len(looked) == 2
-    expected = sfc_walk_planes(*maps[2], edges(drawn.image(2)), SFCWalk(), WALK)
+    expected = sfc_walk_planes(*maps[2], edges(drawn.image(2)), SFCWalk(walk=WALK))
     assert torch.equal(found[2].planes, expected)
     with pytest.raises(ValueError, match="maps are of train_0002 where train_0001 is walked on"):
-        list(sfc_walked(drawn, [1], [maps[2]], edges, SFCWalk(), WALK))
+        list(sfc_walked(drawn, [1], [maps[2]], edges, SFCWalk(walk=WALK)))
 
 
 @pytest.mark.parametrize(
