@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 # The code beside this file and not an older installed copy: shipped folders hold both roots.
@@ -148,9 +148,12 @@ def labels(method: Method, options: Options, randoms: Iterable[int]) -> list[Ent
     moved = f" moved by {options.shift:g}" if options.shift else ""
     chose = bool(options.shift)  # whoever moves them has seen how good the seeds are
     at, sure_of = f"walk, threshold {method.walk_threshold:.2g}", f"labels for IRN{moved}"
+    shown = method.seeds(options, recipe, 0, split)
+    strips = (pipelines.label_pictures(options, shown, tails[0], split),)
+    walked = entry(options, method, PSEUDO_LABEL, split, best, f"walk{moved}, {BEST}", oracle=True)
     return [
         entry(options, method, CAM_SEED, split, sure, sure_of, oracle=chose, crf=True),
-        entry(options, method, PSEUDO_LABEL, split, best, f"walk{moved}, {BEST}", oracle=True),
+        replace(walked, pictures=strips),
         entry(options, method, PSEUDO_LABEL, split, fixed, at + moved, oracle=chose),
     ]
 

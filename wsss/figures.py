@@ -85,6 +85,36 @@ class Row:
             raise ValueError(f"image {self.id} is {size} but its mask or a map is {others.pop()}")
 
 
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Step:
+    """The label map that one stage made of an image."""
+
+    name: str
+    label: Bytes
+    """[H, W], at the image's size, with 255 for what it leaves open."""
+    iou: float
+    """Mean over the image's own classes and background, in [0, 1]."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Strip:
+    """An image and what stage after stage made of it."""
+
+    id: str
+    image: Bytes
+    """RGB, [H, W, 3]."""
+    truth: Bytes
+    """Mask [H, W] with 255 for void."""
+    steps: tuple[Step, ...]
+
+    def __post_init__(self) -> None:
+        for step in self.steps:
+            if step.label.shape != self.truth.shape:
+                raise ValueError(
+                    f"image {self.id} is {self.truth.shape} but {step.name} {step.label.shape}"
+                )
+
+
 def threshold_curves(
     curves: Mapping[str, Floats], thresholds: Floats, chosen: Mapping[str, float]
 ) -> Figure:
@@ -168,6 +198,32 @@ def overlays(rows: Sequence[Row], *, per_line: int = 4, cmap: str = "viridis") -
             _overlay(_axes(figure, box), row.image, panel, cmap)
         bottom -= GAP
     _colour_bar(figure, cmap)
+    return figure
+
+
+def film_strips(strips: Sequence[Strip]) -> Figure:
+    """A line for each image: the image, its label map after every stage, and its truth.
+
+    So one sees which stage lost an object. What a stage leaves open is striped. Raises ValueError
+    where strips differ in their number of steps.
+    """
+    columns = {len(strip.steps) for strip in strips}
+    if len(columns) != 1:
+        raise ValueError(f"strips have {sorted(columns)} steps: give each as many")
+    cells = columns.pop() + 2
+    cell = min(2.6, (12 - GAP) / cells - GAP)
+    heights = [cell * min(1.2, s.image.shape[0] / s.image.shape[1]) for s in strips]
+    bottom = sum(heights) + len(strips) * (CAPTION + GAP)
+    figure = _figure(GAP + cells * (cell + GAP), bottom)
+    for strip, height in zip(strips, heights, strict=True):
+        bottom -= CAPTION + height
+        shown = [(strip.image, strip.id)]
+        shown += [(_coloured(s.label), f"{s.name}\nmIoU {100 * s.iou:.1f}") for s in strip.steps]
+        shown += [(_coloured(strip.truth), "truth")]
+        for c, (pixels, caption) in enumerate(shown):
+            box = (GAP + c * (cell + GAP), bottom, cell, height)
+            _picture(_axes(figure, box), pixels, caption)
+        bottom -= GAP
     return figure
 
 

@@ -19,6 +19,7 @@ from wsss.config import (
     CAMMaps,
     ExtractionWeight,
     IRLabels,
+    LabelPictures,
     LabelScore,
     ReCAMMaps,
     Response,
@@ -200,6 +201,15 @@ def label_score(
     """How label maps of a split agree with its masks."""
     truth = stages.masks(setting.data, split or setting.score)
     return stages.label_score(labels, truth, _counted(setting, counted))
+
+
+def label_pictures(setting: Setting, seeds: ScoredMaps, tail: Refined, split: str = "") -> Node:
+    """Film strips of what each stage made of some images of a split."""
+    truth = stages.masks(setting.data, split or setting.score)
+    walked, config = tail.walked, LabelPictures(classes=setting.classes)
+    return stages.label_pictures(
+        truth, seeds.maps, seeds.quality, tail.labels, walked.maps, walked.quality, config
+    )
 
 
 def _counted(setting: Setting, counted: LabelScore | None) -> LabelScore:

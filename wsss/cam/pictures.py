@@ -48,7 +48,7 @@ def seed_pictures(
     chosen = {name: float(at[place]) for name, place in best.items()}
     curves = {m.name: mean_iou(m.curve, only).numpy()[None] for m in methods}
     yield "threshold_curve.png", png_bytes(threshold_curves(curves, at.numpy(), chosen))
-    rows = [_row(masks, i, methods, chosen) for i in _shown(masks, images)]
+    rows = [_row(masks, i, methods, chosen) for i in shown_images(masks, images)]
     yield "overlays.png", png_bytes(overlays(rows))
     cut = {m.name: m.curve[best[m.name]] for m in methods}
     per_class = {name: _restricted(iou(confusion), only) for name, confusion in cut.items()}
@@ -65,7 +65,7 @@ def _restricted(scores: Tensor, only: Sequence[int] | None) -> npt.NDArray[np.fl
     return kept.numpy()
 
 
-def _shown(masks: Samples, images: int) -> list[int]:
+def shown_images(masks: Samples, images: int) -> list[int]:
     """Images spread over the split, such as show two classes or more where there are enough."""
     several = np.flatnonzero(masks.labels.sum(1) > 1)
     chosen = several if len(several) >= images else np.arange(len(masks))

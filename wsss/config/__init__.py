@@ -26,7 +26,7 @@ from wsss.config.refine import (
     Walk,
 )
 from wsss.config.response import Response
-from wsss.config.seeds import LabelScore, SeedPictures, SeedQuality, SeedScore
+from wsss.config.seeds import LabelPictures, LabelScore, SeedPictures, SeedQuality, SeedScore
 from wsss.config.sfc import (
     SFCClassMaps,
     SFCFusion,
@@ -60,6 +60,7 @@ __all__ = [
     "IRLabels",
     "IRNTraining",
     "Ignore",
+    "LabelPictures",
     "LabelScore",
     "Precision",
     "PseudoLabels",

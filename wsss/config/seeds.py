@@ -43,6 +43,18 @@ class SeedScore(LabelScore):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class LabelPictures:
+    """How many images are drawn with what each stage made of them; best thresholds throughout."""
+
+    classes: tuple[str, ...] = ()
+    """Which classes a threshold is best for, as in `SeedScore`."""
+    images: int = 8
+
+    def __post_init__(self) -> None:
+        check_least(1, images=self.images)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class SeedPictures:
     """What is drawn of two sets of score maps, side by side."""
 

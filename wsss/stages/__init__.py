@@ -17,6 +17,7 @@ from wsss.stages.maps import (
 )
 from wsss.stages.refine import (
     ir_labels,
+    label_pictures,
     label_score,
     pseudo_labels,
     sfc_ir_labels,
@@ -32,6 +33,7 @@ __all__ = [
     "cam_maps",
     "images",
     "ir_labels",
+    "label_pictures",
     "label_score",
     "masks",
     "pseudo_labels",

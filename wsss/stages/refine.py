@@ -10,6 +10,7 @@ from stageflow.stage import Metrics, Needs, Source, stage
 from wsss.config import (
     IRLabels,
     IRNTraining,
+    LabelPictures,
     LabelScore,
     PseudoLabels,
     SFCLabels,
@@ -123,6 +124,43 @@ def pseudo_labels(context: Context, maps: Path, config: PseudoLabels) -> None:
 
     scores = ScoreMaps(maps)
     write_labels(context.out, ((m.id, pseudo_label(m, config).numpy()) for m in scores))
+
+
+@stage(version="1")
+def label_pictures(
+    context: Context,
+    masks: Source,
+    maps: Path,
+    quality: Path,
+    labels: Path,
+    walked: Path,
+    walked_quality: Path,
+    config: LabelPictures,
+) -> None:
+    """Film strips: an image, its seed, what is sure after the CRF, the walk, and the truth."""
+    import torch
+
+    from wsss.cam.scores import ScoreMaps
+    from wsss.cam.seeds import best_index, read_curve
+    from wsss.data import class_ids
+    from wsss.data.label_maps import Labels
+    from wsss.refine.pictures import LabelOf, cut_at
+    from wsss.refine.pictures import label_pictures as draw
+
+    samples, known = opened(masks), Labels(labels)
+
+    def best(scores: Path, curve: Path) -> LabelOf:
+        confusion, names = read_curve(curve / "curve.npz")
+        at = best_index(confusion, class_ids(names[1:], config.classes)) / (len(confusion) - 1)
+        return cut_at(ScoreMaps(scores).of(samples.ids), at)
+
+    stages = (
+        ("seed", best(maps, quality)),
+        ("sure after the CRF", lambda i: torch.from_numpy(known[samples.ids[i]])),
+        ("after the walk", best(walked, walked_quality)),
+    )
+    for name, png in draw(stages, samples, config.images):
+        (context.out / name).write_bytes(png)
 
 
 @stage(version="1")

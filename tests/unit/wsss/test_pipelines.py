@@ -66,7 +66,10 @@ def test_every_method_comes_to_labels(method: Method, executor: LocalExecutor) -
         pipelines.label_score(SETTING, tail.labels, part),
         pipelines.score(SETTING, tail.walked.quality, method.walk_threshold),
     ]
-    best, fixed, sure, walked = (made.metrics["miou"] for made in run(*asked, executor=executor))
+    strips = pipelines.label_pictures(SETTING, seeds, tail, part)
+    *scores, drawn = run(*asked, strips, executor=executor)
+    assert [file.path for file in drawn.files] == ["strips.png"]
+    best, fixed, sure, walked = (made.metrics["miou"] for made in scores)
     assert best >= fixed > 0
     assert 0 < sure <= 1
     assert 0 < walked <= 1

@@ -84,8 +84,8 @@ def test_bars_keep_to_the_wanted_classes(
 
 def test_images_with_several_classes_come_first(masks: Samples) -> None:
     several = np.flatnonzero(masks.labels.sum(1) > 1)
-    assert set(pictures._shown(masks, 3)) <= set(several.tolist())
-    assert pictures._shown(masks, 50) == list(range(len(masks)))
+    assert set(pictures.shown_images(masks, 3)) <= set(several.tolist())
+    assert pictures.shown_images(masks, 50) == list(range(len(masks)))
 
 
 def test_an_unknown_class_is_named(methods: list[Drawn], masks: Samples, tmp_path: Path) -> None:
