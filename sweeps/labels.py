@@ -2,14 +2,15 @@
 """Search how score maps become pseudo labels: the CRF's labels, the walk, and the threshold.
 
     sweeps/labels.py                                             built-in scenes, this machine
-    sweeps/labels.py --data voc2012:/data/VOC2012 --backbone resnet50 --method SFC --trials 60
+    sweeps/labels.py --data voc2012:/data/VOC2012 --backbone resnet50 --method CAM --trials 60
     sweeps/labels.py --data voc2012:... --refined 'train[::4]'
 
 The score maps of one method are extracted once. Every trial cuts them at two thresholds, refines
 both seeds with the dense CRF, trains an affinity network on what is sure, and walks; the threshold
 of the walked maps costs nothing. Trials share what they have in common: of two that differ in the
 walk only, the second trains nothing. At the end the best setting is put on the leaderboard beside
-the published one, over random seeds.
+the published one, over random seeds. SFC, whose labels come of two maps and a background of their
+own, is not searched here.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from wsss import pipelines
 from wsss.config import CRF, IRLabels, PseudoLabels, Walk
 from wsss.methods import METHODS, RECAM, named
 from wsss.pipelines import Refined
-from wsss.published import PSEUDO_LABEL, PUBLISHED
+from wsss.published import CAM_SEED, PSEUDO_LABEL, PUBLISHED
 from wsss.setting import Setting, chosen, differences, initial_weights, option, split_name
 
 if TYPE_CHECKING:
@@ -55,6 +56,11 @@ class Options(Setting):
     def part(self) -> str:
         """The split that is refined."""
         return self.refined or self.score
+
+    @property
+    def teachers(self) -> str:
+        """The split whose labels teach the affinity network."""
+        return self.refined or self.train_split
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -96,10 +102,11 @@ def entries(params: Params, options: Options) -> Sequence[Entry]:
     method = named(options.method)
     randoms = range(options.seeds)
     searched = "parameters were searched with masks, on seed 0"
-    published = [method.tail(options, chosen(options), seed, options.part, 0.0) for seed in randoms]
+    recipe, part, taught = chosen(options), options.part, options.teachers
+    published = [method.tail(options, recipe, seed, part, taught, 0.0) for seed in randoms]
     found = rows(options, published, "published", method.walk_threshold, oracle=False)
-    if params != Params():
-        ours = [refined(params, options, seed) for seed in randoms]
+    ours = [refined(params, options, seed) for seed in randoms]
+    if ours != published or params.threshold != method.walk_threshold:
         found += rows(options, ours, "searched", params.threshold, oracle=True, note=searched)
     return found
 
@@ -137,7 +144,7 @@ def entry(
 ) -> Entry:
     """A result with what it takes to trust it."""
     return Entry(
-        task=PSEUDO_LABEL,
+        task=CAM_SEED if crf else PSEUDO_LABEL,
         split=split_name(options, options.part),
         method=options.method,
         variant=variant,
@@ -154,14 +161,22 @@ def entry(
 def refined(params: Params, options: Options, seed: int) -> Refined:
     """The tail of IRN with these parameters, on the method's score maps."""
     recipe, method = chosen(options), named(options.method)
-    maps = method.seeds(options, recipe, seed, options.part).maps
     labels = IRLabels(
         threshold_fg=params.threshold_fg,
         threshold_bg=params.threshold_bg,
         crf=CRF(gt_prob=params.gt_prob, bilateral_srgb=params.bilateral_srgb),
     )
     walk = replace(Walk(), beta=params.beta, steps=2**params.log2_steps, power=params.power)
-    return pipelines.refined(options, recipe, maps, seed, options.part, labels, walk)
+    return pipelines.refined(
+        options,
+        recipe,
+        lambda part: method.seeds(options, recipe, seed, part).maps,
+        seed,
+        split=options.part,
+        taught=options.teachers,
+        labels=labels,
+        walk=walk,
+    )
 
 
 SWEEP = Sweep(

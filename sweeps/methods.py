@@ -59,7 +59,14 @@ class Options(Setting):
     )
     refined: str = option("split that is refined: train[::4] is part of one; empty: as scored", "")
     refined_seeds: int = option("random seeds of what is refined", 1)
-    shift: float = option("added to the thresholds of the labels that the CRF refines", 0.0)
+    taught: str = option(
+        "split whose labels teach the affinity network; empty: the refined one if it is named, "
+        "else the learned one",
+        "",
+    )
+    shift: float = option(
+        "added to the thresholds of the labels that the CRF refines, in units of scores", 0.0
+    )
 
     def __post_init__(self) -> None:
         Setting.__post_init__(self)  # super() does not work in slotted dataclasses
@@ -71,6 +78,11 @@ class Options(Setting):
     def part(self) -> str:
         """The split that is refined."""
         return self.refined or self.score
+
+    @property
+    def teachers(self) -> str:
+        """The split whose labels teach the affinity network."""
+        return self.taught or self.refined or self.train_split
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -92,10 +104,10 @@ class Column:
 BEST = "best threshold"
 COLUMNS = (
     Column(title="seed, best threshold", task=CAM_SEED, best=True),
-    Column(title="seed, published threshold", task=CAM_SEED),
+    Column(title="seed, fixed threshold", task=CAM_SEED),
     Column(title="+ CRF", task=CAM_SEED, crf=True),
     Column(title="+ walk, best threshold", task=PSEUDO_LABEL, best=True),
-    Column(title="+ walk, published threshold", task=PSEUDO_LABEL),
+    Column(title="+ walk, fixed threshold", task=PSEUDO_LABEL),
     Column(title="rare classes", task=RARE, best=True),
     Column(title="companions confused", task=CONFUSED, best=True),
 )
@@ -107,9 +119,10 @@ def entries(params: None, options: Options) -> Sequence[Entry]:
     several, few = range(options.seeds), range(options.refined_seeds)
     found: list[Entry] = []
     for method in wanted:
-        if not method.slow and options.part != options.score:
+        if not method.slow:
             found += seeds(method, options, options.score, several)
-        found += seeds(method, options, options.part, few)
+        if method.slow or options.part != options.score:
+            found += seeds(method, options, options.part, few)
         found += labels(method, options, few)
     return found
 
@@ -138,7 +151,8 @@ def seeds(method: Method, options: Options, split: str, randoms: Iterable[int]) 
 def labels(method: Method, options: Options, randoms: Iterable[int]) -> list[Entry]:
     """What becomes of its seeds: after the CRF, and after the walk."""
     recipe, split, count = chosen(options), options.part, counted(options)
-    tails = [method.tail(options, recipe, seed, split, options.shift) for seed in randoms]
+    taught, shift = options.teachers, options.shift
+    tails = [method.tail(options, recipe, seed, split, taught, shift) for seed in randoms]
     sure = [pipelines.label_score(options, tail.labels, split, count) for tail in tails]
 
     def cut(threshold: float | None) -> list[Node]:
@@ -171,6 +185,10 @@ def entry(
     metric: str = "miou",
 ) -> Entry:
     """A result with what it takes to trust it."""
+    selected = method is SFC and chosen(options).sfc.select != "last"
+    why = differences(options, split)
+    if task == PSEUDO_LABEL and options.teachers != options.train_split:
+        why.append("affinities of other images")
     return Entry(
         task=task,
         split=split_name(options, split),
@@ -179,10 +197,10 @@ def entry(
         targets=tuple(targets),
         seeds=tuple(range(len(targets))),
         metric=metric,
-        oracle=oracle,
+        oracle=oracle or selected,
         crf=crf,
         weights=initial_weights(options),
-        comparable=", ".join(differences(options, split)),
+        comparable=", ".join(why),
     )
 
 
@@ -194,23 +212,29 @@ def counted(options: Options) -> LabelScore:
 
 def summary(rows: Sequence[Row], options: Options) -> str:
     """One table for each split: a line a method, a column a kind of label."""
-    data = options.data.partition(":")[0]
-    recipe = chosen(options)
+    recipe, data = chosen(options), options.data.partition(":")[0]
+    mean = f", mean over {', '.join(options.classes)}" if options.classes else ""
+    seeds = recipe.reading.seeds
+    mixed = f"{seeds.classifier_weight:g} : {seeds.prototype_weight:g}"
     parts = [
-        f"## Methods on {data}, {recipe.cam.backbone}",
+        f"## Methods on {options.learned} images of {data}, {recipe.cam.backbone}{mean}",
         f"`{command()}`",
-        f"mIoU in %, background included, mean ± standard deviation over random seeds. A best "
-        f"threshold takes masks to find; + CRF are the labels that IRN learns from, scored with "
-        f"what they leave open as background; thresholds of these labels are moved by "
-        f"{options.shift:g}. Rare: {', '.join(counted(options).tail)}. Trained on "
-        f"{options.learned} images: CAM {recipe.cam.steps} steps, ReCAM {recipe.recam.steps} more, "
-        f"SFC {recipe.sfc.steps}, IRNet {recipe.irn.steps}. Commit {', '.join(commits(rows))}.",
+        "mIoU in %, mean ± standard deviation over random seeds. The best threshold takes masks to "
+        "find; the fixed one is that of the method's release. + CRF are the labels that IRN learns "
+        "from, scored with what they leave open as background; their thresholds were moved by "
+        f"{options.shift:g}{', which took masks to choose' if options.shift else ''}. The affinity "
+        f"network learned from the labels of {options.teachers}. Rare classes: "
+        f"{', '.join(counted(options).tail)}.",
+        f"CAM {recipe.cam.steps} steps, ReCAM {recipe.recam.steps} more (read with "
+        f"{recipe.weight}), SFC {recipe.sfc.steps} (classifier and prototype maps mixed {mixed}), "
+        f"IRNet {recipe.irn.steps}{'; ' + recipe.tuned if recipe.tuned else ''}. "
+        f"Code: {', '.join(commits(rows))}.",
     ]
     for split in dict.fromkeys(row.split for row in rows):
         there = [row for row in rows if row.split == split]
-        seeds = sorted({len(row.values) for row in there})
-        words = " and ".join(map(str, seeds))
-        parts.append(f"### {split}: {words} random seed{'s' if seeds != [1] else ''}")
+        counts = sorted({len(row.values) for row in there})
+        words = " or ".join(map(str, counts))
+        parts.append(f"### {split}: {words} random seed{'s' if counts != [1] else ''}")
         parts.append(table(there))
     return "\n\n".join(parts)
 

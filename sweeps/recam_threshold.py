@@ -122,7 +122,7 @@ def entries(params: Params, options: Options) -> Sequence[Entry]:
             seeds=seeds,
             oracle=threshold is None or bool(note),
             weights=initial_weights(options),
-            comparable=", ".join(differences(options, options.score)),
+            comparable=", ".join(differences(options, options.score, tuned(options))),
             pictures=pictures if note and threshold is None else (),
             note=note,
         )

@@ -32,6 +32,7 @@ from wsss.data import open_samples
 from wsss.methods import CAM, rare_classes
 from wsss.pipelines import ScoredMaps
 from wsss.published import CAM_SEED, PUBLISHED
+from wsss.recipes import Recipe
 from wsss.setting import (
     Setting,
     chosen,
@@ -125,11 +126,17 @@ def entries(params: Params, options: Options) -> Sequence[Entry]:
     return found
 
 
+def tuned(options: Options) -> Recipe:
+    """The recipe of the setting, with the steps that the user wants."""
+    found = chosen(options)
+    return replace(found, sfc=shortened(found.sfc, options.sfc_steps))
+
+
 def sfc(params: Params, options: Options, seed: int) -> ScoredMaps:
     """SFC with these parameters."""
-    found = chosen(options)
+    found = tuned(options)
     training = replace(
-        shortened(found.sfc, options.sfc_steps),
+        found.sfc,
         p_weight=params.p_weight,
         w_weight=params.w_weight,
         n_bank=params.n_bank,
@@ -142,7 +149,7 @@ def sfc(params: Params, options: Options, seed: int) -> ScoredMaps:
 
 def cut(options: Options, curve: Node, bias: float | None) -> Node:
     """One point of a curve; None: the best."""
-    threshold = None if bias is None else (bias + 1) / (SFCFusion().gain + 1)
+    threshold = None if bias is None else SFCFusion().threshold(bias)
     return pipelines.score(options, curve, threshold, counted(options))
 
 
@@ -166,7 +173,7 @@ def entry(
         metric="tail_miou" if task == RARE else "miou",
         oracle=oracle,
         weights=initial_weights(options),
-        comparable=", ".join(differences(options, options.score)),
+        comparable=", ".join(differences(options, options.score, tuned(options))),
         note=note,
     )
 

@@ -1,8 +1,8 @@
 """The label-making methods as they are compared: how each is made, and where it is cut.
 
 A method's seeds come from a map source, and the tail of IRN may refine them. Thresholds are those
-of the method's own release, or of the release whose maps it draws on. None of them was chosen by
-the masks of the data at hand.
+of the method's own release, or of the release whose maps it draws on (SFC with response maps, which
+nobody released, borrows ReCAM's). No mask of the data at hand chose them.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from functools import partial
 from typing import Protocol
 
 from wsss import pipelines
-from wsss.config import AdvCAM, IRLabels, Response, Walk
+from wsss.config import AdvCAM, IRLabels, Response, SFCFusion, SFCWalk, Walk
 from wsss.data import open_samples
 from wsss.pipelines import Refined, ScoredMaps
 from wsss.recipes import Recipe
@@ -31,9 +31,12 @@ class Tail(Protocol):
     """What the tail of IRN makes of them."""
 
     def __call__(
-        self, setting: Setting, recipe: Recipe, seed: int, split: str, shift: float
+        self, setting: Setting, recipe: Recipe, seed: int, split: str, taught: str, shift: float
     ) -> Refined:
-        """Build the chain; `shift` is added to the thresholds of the labels."""
+        """Build the chain; the images of `taught` teach the affinity network.
+
+        `shift` is added to the thresholds of the labels, on the scale of the score maps.
+        """
         ...
 
 
@@ -61,31 +64,40 @@ def _ordinary(
     recipe: Recipe,
     seed: int,
     split: str,
+    taught: str,
     shift: float,
 ) -> Refined:
     """The tail of IRN on plain score maps."""
-    maps = seeds(setting, recipe, seed, split).maps
     moved = replace(
         labels,
         threshold_fg=round(min(labels.threshold_fg + shift, 1.0), 6),
         threshold_bg=round(min(labels.threshold_bg + shift, 1.0), 6),
     )
-    return pipelines.refined(setting, recipe, maps, seed, split, moved, walk)
-
-
-def _sfc_tail(setting: Setting, recipe: Recipe, seed: int, split: str, shift: float) -> Refined:
-    """SFC's own tail: its labels have a background that competes, which a shift strengthens."""
-    raw = pipelines.sfc_maps(setting, recipe, seed, split)
-    labels = replace(
-        recipe.reading.labels, bias=round(recipe.reading.labels.bias + shift, 6)
+    return pipelines.refined(
+        setting,
+        recipe,
+        lambda part: seeds(setting, recipe, seed, part).maps,
+        seed,
+        split=split,
+        taught=taught,
+        labels=moved,
+        walk=walk,
     )
-    return pipelines.sfc_refined(setting, recipe, raw, seed, split, labels)
+
+
+def _sfc_tail(
+    setting: Setting, recipe: Recipe, seed: int, split: str, taught: str, shift: float
+) -> Refined:
+    """SFC's own tail: its labels have a background that competes, which a shift strengthens."""
+    labels = recipe.reading.labels
+    moved = replace(labels, bias=round(labels.bias + (labels.gain + 1) * shift, 6))
+    return pipelines.sfc_refined(setting, recipe, seed, split=split, taught=taught, labels=moved)
 
 
 IRN_LABELS = IRLabels(threshold_fg=0.30, threshold_bg=0.05)
 RECAM_LABELS = IRLabels()
 ADVCAM_LABELS = IRLabels(threshold_fg=0.35, threshold_bg=0.15)
-WALK, ADVCAM_WALK = Walk(), Walk(power=1.5)  # one for all but for the power: IRN alone pads
+WALK, ADVCAM_WALK = Walk(), Walk(power=1.5)  # nobody pads here, so that walks are comparable
 
 _cam_response = partial(pipelines.cam, response=Response())
 _recam_response = partial(pipelines.recam, response=Response())
@@ -111,8 +123,8 @@ SFC = Method(
     name="SFC",
     seeds=pipelines.sfc,
     tail=_sfc_tail,
-    threshold=(0.4 + 1) / 3,  # the background bias, on the scale of `wsss.cam.sfc_maps`
-    walk_threshold=(0.25 + 1) / 3,  # the constant plane, on that of `wsss.cam.sfc_labels`
+    threshold=SFCFusion().threshold(0.4),
+    walk_threshold=SFCWalk.plane_threshold(0.25),
 )
 CAM_RESPONSE = Method(
     name="CAM + response",

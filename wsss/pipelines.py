@@ -7,6 +7,7 @@ images of a split, the scored one unless another is named.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from typing import Any, TypeVar
 
@@ -40,6 +41,8 @@ SFC_BINS = 300
 """Of a curve over SFC's scores: the published bias and walk plane fall on one of its thresholds."""
 
 Config = TypeVar("Config")
+MapsOf = Callable[[str], Node]
+"""A split to the score maps of its images."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -72,8 +75,12 @@ def recam_net(setting: Setting, recipe: Recipe, seed: int) -> Node:
 
 
 def sfc_net(setting: Setting, recipe: Recipe, seed: int) -> Node:
-    """SFC's network."""
-    return stages.train_sfc(_learned(setting), replace(recipe.sfc, seed=seed))
+    """SFC's network: of the last epoch, or of one that masks select if the recipe says so."""
+    config, images = replace(recipe.sfc, seed=seed), _learned(setting)
+    if config.select == "last":
+        return stages.train_sfc(images, config)
+    masks = stages.masks(setting.data, setting.train_split)
+    return stages.train_selected_sfc(images, masks, config)
 
 
 def cam(
@@ -125,7 +132,8 @@ def sfc(
 ) -> ScoredMaps:
     """SFC's maps, mixed as the recipe says unless told otherwise."""
     raw = sfc_maps(setting, recipe, seed, split)
-    return scored(setting, stages.sfc_scores(raw, fusion or recipe.reading.seeds), split, SFC_BINS)
+    plain = stages.sfc_scores(_shown(setting, split), raw, fusion or recipe.reading.seeds)
+    return scored(setting, plain, split, SFC_BINS)
 
 
 def sfc_response(
@@ -146,37 +154,59 @@ def sfc_response(
 def refined(
     setting: Setting,
     recipe: Recipe,
-    maps: Node,
+    maps: MapsOf,
     seed: int,
-    split: str = "",
+    *,
+    split: str,
+    taught: str,
     labels: IRLabels | None = None,
     walk: Walk | None = None,
 ) -> Refined:
-    """The tail of IRN, on the images of a split: labels, the affinity network, the walk."""
-    images = _shown(setting, split)
-    sure = stages.ir_labels(images, maps, labels or IRLabels())
-    net = stages.train_irnet(images, sure, replace(recipe.irn, seed=seed))
-    config = replace(walk or Walk(), precision=recipe.irn.precision)
-    walked = stages.walked_maps(images, maps, net, config)
-    return Refined(labels=sure, walked=scored(setting, walked, split))
+    """The tail of IRN: the labels of `taught` teach an affinity network, the walk is on `split`."""
+    config = labels or IRLabels()
+
+    def sure(part: str) -> Node:
+        return stages.ir_labels(_shown(setting, part), maps(part), config)
+
+    net = _affinity(setting, recipe, sure(taught), taught, seed)
+    going = replace(walk or Walk(), precision=recipe.irn.precision)
+    walked = stages.walked_maps(_shown(setting, split), maps(split), net, going)
+    return Refined(labels=sure(split), walked=scored(setting, walked, split))
 
 
 def sfc_refined(
     setting: Setting,
     recipe: Recipe,
-    raw: Node,
     seed: int,
-    split: str = "",
+    *,
+    split: str,
+    taught: str,
     labels: SFCLabels | None = None,
     walk: SFCWalk | None = None,
 ) -> Refined:
     """The tail of IRN as SFC's release runs it, on SFC's two maps."""
-    images, config = _shown(setting, split), walk or recipe.reading.walk
-    sure = stages.sfc_ir_labels(images, raw, labels or recipe.reading.labels)
-    net = stages.train_irnet(images, sure, replace(recipe.irn, seed=seed))
-    config = replace(config, walk=replace(config.walk, precision=recipe.irn.precision))
-    walked = stages.sfc_walked_maps(images, raw, net, config)
-    return Refined(labels=sure, walked=scored(setting, walked, split, SFC_BINS))
+    config, going = labels or recipe.reading.labels, walk or recipe.reading.walk
+
+    def sure(part: str) -> Node:
+        raw = sfc_maps(setting, recipe, seed, part)
+        return stages.sfc_ir_labels(_shown(setting, part), raw, config)
+
+    net = _affinity(setting, recipe, sure(taught), taught, seed)
+    going = replace(going, walk=replace(going.walk, precision=recipe.irn.precision))
+    raw = sfc_maps(setting, recipe, seed, split)
+    walked = stages.sfc_walked_maps(_shown(setting, split), raw, net, going)
+    return Refined(labels=sure(split), walked=scored(setting, walked, split, SFC_BINS))
+
+
+def _affinity(setting: Setting, recipe: Recipe, labels: Node, taught: str, seed: int) -> Node:
+    """The affinity network; ValueError, before anything runs, where a batch cannot be filled."""
+    images, config = len(open_samples(setting.data, taught)), replace(recipe.irn, seed=seed)
+    if images < config.batch:
+        raise ValueError(
+            f"{taught} has {images} images, which fill no batch of {config.batch} for the affinity"
+            " network: name a larger part"
+        )
+    return stages.train_irnet(_shown(setting, taught), labels, config)
 
 
 def scored(

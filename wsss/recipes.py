@@ -20,6 +20,7 @@ from wsss.config import (
     SFCLabels,
     SFCTraining,
     SFCWalk,
+    Walk,
 )
 
 FEW_IMAGES = 2000
@@ -48,6 +49,8 @@ class Recipe:
     """What ReCAM's maps are extracted with."""
     reading: SFCReading = field(default_factory=SFCReading)
     """How SFC's two maps are mixed."""
+    tuned: str = ""
+    """Which masks its settings were chosen with; "" for none but what the papers looked at."""
 
     @property
     def trainings(self) -> tuple[CAMTraining, ReCAMTraining, SFCTraining, IRNTraining]:
@@ -67,7 +70,7 @@ class Recipe:
 CLASSIFIER_ALONE = SFCReading(
     seeds=SFCFusion(classifier_weight=1.0, prototype_weight=0.0),
     labels=SFCLabels(classifier_weight=1.0, prototype_weight=0.0),
-    walk=SFCWalk(classifier_weight=1.0, prototype_weight=0.0),
+    walk=SFCWalk(classifier_weight=1.0, prototype_weight=0.0, walk=Walk()),
 )
 """After few steps the prototypes guide the training, but are not worth mixing in."""
 
@@ -104,11 +107,21 @@ SCENES = Recipe(
         warm_up=4,
     ),
     irn=IRNTraining(
-        backbone="tiny", weights="random", steps=200, epochs=2, batch=16, momentum=0.9, crop=80
+        backbone="tiny",
+        weights="random",
+        steps=300,
+        epochs=3,
+        batch=16,
+        momentum=0.9,
+        crop=80,
+        lr_backbone=0.02,
+        lr_edge=0.02,
+        lr_displacement=0.02,
     ),
     maps=Extraction(scales=(1.0,)),
     weight="w_prime",
     reading=CLASSIFIER_ALONE,
+    tuned="settings tuned with the training masks",
 )
 """For the built-in scenes: a tiny network from random weights, so with real momentum.
 
@@ -165,6 +178,7 @@ LITE0 = Recipe(
     ),
     maps=Extraction(scales=(1.0, 0.5), precision="bfloat16"),
     reading=CLASSIFIER_ALONE,
+    tuned="settings tuned with the training masks",
 )
 """For EfficientNet-Lite0 on a few hundred photographs, within minutes on one core.
 

@@ -93,9 +93,12 @@ def initial_weights(setting: Setting) -> str:
     return f"{given.backbone}, {file if given.weights_file else given.weights}"
 
 
-def differences(setting: Setting, split: str) -> list[str]:
-    """What keeps rows that are scored on `split` from being held against published ones."""
-    found = chosen(setting)
+def differences(setting: Setting, split: str, recipe: Recipe | None = None) -> list[str]:
+    """What keeps rows that are scored on `split` from being held against published ones.
+
+    `recipe` is the one that was used, where it is not the chosen one.
+    """
+    found = recipe or chosen(setting)
     usual = published(found.cam.backbone, setting.learned)
     reasons = {
         "other data": setting.on_scenes,
@@ -105,5 +108,6 @@ def differences(setting: Setting, split: str) -> list[str]:
         "other initial weights": found.cam.weights != "imagenet",
         "another schedule": found.trainings != usual.trainings,
         "other classes": bool(setting.classes),
+        found.tuned: bool(found.tuned),
     }
     return [reason for reason, holds in reasons.items() if holds]

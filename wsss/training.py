@@ -13,6 +13,9 @@ The batch of a step, and every draw of its augmentation, are a function of the s
 alone. So a training that was killed and goes on from a checkpoint ends with the same bits as one
 that was never interrupted, and the number of checkpoints changes nothing: on a CPU with one number
 of threads. CUDA's kernels are not made deterministic here.
+
+`fit` is this optimiser over the children of a network; `descend` is the loop beneath it, for those
+who bring their own.
 """
 
 from __future__ import annotations
@@ -22,6 +25,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Protocol
@@ -46,6 +50,20 @@ Objective = Callable[..., Mapping[str, Tensor]]
 """The stacked tensors of a batch to scalars, of which "loss" is minimised."""
 
 _ORDER, _VIEW = 1, 2  # keep the two kinds of random streams apart
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Descent:
+    """How the weights of a network are moved."""
+
+    optimiser: Callable[[nn.Module], torch.optim.Optimizer]
+    """For a network on its device; each of its groups has its "first_lr"."""
+    set_rates: Callable[[torch.optim.Optimizer, int], None]
+    """Sets the learning rate of each group for a step, before it."""
+    passes: int = 1
+    """Parts that the examples of a step are passed through in; their gradients are averaged."""
+    advice: str = "lower the learning rates, or train in float32"
+    """What to do where the loss is not finite."""
 
 
 class Monitor(Protocol):
@@ -138,9 +156,31 @@ def fit(
     returns is reported as the mean over the epoch, together with what `evaluate` finds at its end.
     Raises FloatingPointError where the loss is not finite.
     """
+    descent = Descent(
+        optimiser=partial(_sgd, rates=rates, config=config),
+        set_rates=partial(set_rates, steps=config.steps, power=config.power),
+    )
+    descend(net, descent, objective, examples, config, monitor=monitor, evaluate=evaluate)
+
+
+def descend(
+    net: nn.Module,
+    descent: Descent,
+    objective: Objective,
+    examples: Examples,
+    config: Schedule,
+    *,
+    monitor: Monitor,
+    evaluate: Callable[[], Mapping[str, float]] = dict,
+) -> None:
+    """`fit` with an optimiser, rates and passes of one's own.
+
+    The examples of a step are as many as a batch has times the passes. Of the optimiser's memory, a
+    checkpoint keeps the tensors, by name.
+    """
     device = chosen_device(monitor.device)
     net.to(device).train()
-    optimiser = _optimiser(net, rates, config)
+    optimiser = descent.optimiser(net)
     done = _restore(net, optimiser, monitor)
     batches = _batches(examples, config, start=done)
     for epoch in range(1, config.epochs + 1):
@@ -148,20 +188,21 @@ def fit(
         sums: dict[str, float] = defaultdict(float)
         for step in range(done, end):
             batch = next(batches)
-            set_rates(optimiser, step, config.steps, config.power)
+            descent.set_rates(optimiser, step)
+            where = f"step {step + 1} of {config.steps}"
             with seeded(config.seed * 2**32 + step):  # what the net draws is the step's own
-                terms = objective(*(part.to(device) for part in batch))
-            _descend(optimiser, terms["loss"], config.clip, f"step {step + 1} of {config.steps}")
+                terms = _gathered(optimiser, objective, batch, descent, device, where)
+            _move(optimiser, config.clip)
             for name, value in terms.items():
-                sums[name] += value.item() / (end - done)
-            monitor.progress(step + 1, config.steps, f"loss {terms['loss'].item():.4f}")
+                sums[name] += value / (end - done)
+            monitor.progress(step + 1, config.steps, f"loss {terms['loss']:.4f}")
         if end > done:
             monitor.report(end, {**sums, **evaluate()})
             monitor.save(end, partial(_write, net, optimiser, end))
             done = end
 
 
-def _optimiser(net: nn.Module, rates: Mapping[str, float], config: Schedule) -> torch.optim.SGD:
+def _sgd(net: nn.Module, rates: Mapping[str, float], config: Schedule) -> torch.optim.SGD:
     groups = [
         {"params": [p for p in child.parameters() if p.requires_grad], "first_lr": rates[name]}
         for name, child in net.named_children()
@@ -170,15 +211,29 @@ def _optimiser(net: nn.Module, rates: Mapping[str, float], config: Schedule) -> 
     return torch.optim.SGD(groups, momentum=config.momentum, weight_decay=config.weight_decay)
 
 
-def _descend(
-    optimiser: torch.optim.Optimizer, loss: Tensor, clip: float | None, where: str
-) -> None:
-    if not loss.isfinite():
-        raise FloatingPointError(
-            f"loss is {loss.item()} at {where}: lower the learning rates, or train in float32"
-        )
+def _gathered(
+    optimiser: torch.optim.Optimizer,
+    objective: Objective,
+    batch: Example,
+    descent: Descent,
+    device: torch.device,
+    where: str,
+) -> dict[str, float]:
+    """Leave the gradient of a step, the mean over its passes; returns the means of its terms."""
     optimiser.zero_grad()
-    torch.autograd.backward(loss)
+    means: dict[str, float] = defaultdict(float)
+    for part in zip(*(tensor.chunk(descent.passes) for tensor in batch), strict=True):
+        terms = objective(*(tensor.to(device) for tensor in part))
+        loss = terms["loss"]
+        if not loss.isfinite():
+            raise FloatingPointError(f"loss is {loss.item()} at {where}: {descent.advice}")
+        torch.autograd.backward(loss / descent.passes)
+        for name, value in terms.items():
+            means[name] += value.item() / descent.passes
+    return means
+
+
+def _move(optimiser: torch.optim.Optimizer, clip: float | None) -> None:
     if clip is not None:
         trained = [p for group in optimiser.param_groups for p in group["params"]]
         nn.utils.clip_grad_norm_(trained, clip)
@@ -256,7 +311,7 @@ def drawn(images: int, batch: int, seed: int, step: int) -> list[int]:
 
 def _write(net: nn.Module, optimiser: torch.optim.Optimizer, step: int, folder: Path) -> None:
     save_weights(net, folder / "net.safetensors")
-    save_file(_momentum(net, optimiser), folder / "momentum.safetensors")
+    save_file(_memory(net, optimiser), folder / "momentum.safetensors")
     (folder / "step.json").write_text(json.dumps({"step": step}))
 
 
@@ -267,16 +322,24 @@ def _restore(net: nn.Module, optimiser: torch.optim.Optimizer, monitor: Monitor)
         return 0
     _, folder = checkpoint
     load_weights(net, folder / "net.safetensors")
-    buffers = read_state(folder / "momentum.safetensors")
-    for name, parameter in net.named_parameters():
-        if name in buffers:
-            buffer = torch.empty_like(parameter).copy_(buffers[name])
-            optimiser.state[parameter]["momentum_buffer"] = buffer
+    parameters = dict(net.named_parameters())
+    for key, value in read_state(folder / "momentum.safetensors").items():
+        name, _, entry = key.partition("/")
+        parameter = parameters[name]
+        scalar = value.ndim == 0  # a count of steps; it stays where it is
+        held = value if scalar else torch.empty_like(parameter).copy_(value)
+        optimiser.state[parameter][entry or "momentum_buffer"] = held
     return int(json.loads((folder / "step.json").read_text())["step"])
 
 
-def _momentum(net: nn.Module, optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """The optimiser's memory of each parameter that has moved, by the parameter's name."""
-    state = {name: optimiser.state.get(p, {}) for name, p in net.named_parameters()}
-    held = {name: entry.get("momentum_buffer") for name, entry in state.items()}
-    return {name: buffer.contiguous() for name, buffer in held.items() if buffer is not None}
+def _memory(net: nn.Module, optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """What the optimiser remembers of each parameter that has moved: "NAME/exp_avg" and the like.
+
+    SGD's momentum is under the bare name of its parameter.
+    """
+    return {
+        name if entry == "momentum_buffer" else f"{name}/{entry}": value.contiguous()
+        for name, parameter in net.named_parameters()
+        for entry, value in optimiser.state.get(parameter, {}).items()
+        if isinstance(value, Tensor)
+    }

@@ -200,12 +200,14 @@ class Session:
         view = LiveView(self.console, headline=lambda: "filling the board")
         with view.shown():
             outcomes = executor.run(nodes, view)
-        if any(isinstance(outcomes[node.key], Failed) for node in nodes):
-            raise RunError(failure_table(outcomes, nodes))
-        rows = [board.row(entry, artifacts) for entry in entries]
+        failed = {node.key for node in nodes if isinstance(outcomes[node.key], Failed)}
+        whole = [e for e in entries if not failed & {node.key for node in _nodes([e])}]
+        rows = [board.row(entry, artifacts) for entry in whole]
         board.save([*rows, *self.sweep.published], artifacts.store)
         for table in board.console([*rows, *self.sweep.published]):
             self.console.print(table)
+        if failed:  # what is whole is kept: the same command needs to make the rest only
+            raise RunError(failure_table(outcomes, nodes))
         if self.results is not None:
             summary = self.sweep.summary
             usual = f"## {self.sweep.name}\n\n{board.markdown(rows)}"

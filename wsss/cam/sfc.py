@@ -30,9 +30,9 @@ Each step sees its images twice, the second time at half size (z', M'):
 n_c counts the images of class c, N those that the bank of `wsss.cam.sfc_bank` adds to each class.
 
 At inference, features, image and W * x4 of an image and its mirror image are summed first. The
-release then computes A without y, so absent classes take part of the background, and win pixels
-that then belong to nobody; and it sums W * x4 before the ReLU. That made the published numbers and
-is the default; `compat="none"` sums behind the ReLU and multiplies by y, as training does.
+release then leaves y out of A, so absent classes stay in the smoothing, and win pixels that then
+belong to nobody; and it sums W * x4 before the ReLU. That made the published numbers and is the
+default; `compat="none"` sums behind the ReLU and multiplies A by y, as training does.
 
 Where we differ from the release, without changing a number: cosines are one matrix product, without
 torch's own tensor of B x (C + 1) x 768 x h x w (1.3 GB); layers may lie on grids of their own.
@@ -198,9 +198,11 @@ def pair_maps(
     """
     both, mask = net.shared(pair, precision=precision), label_mask(labels)
     if compat == "none":
-        both = both._replace(raw=F.relu(both.raw) * mask[:, 1:])
+        both = both._replace(raw=F.relu(both.raw))
     shared = Shared(*(mirrored_sum(part)[None] for part in both))
     original = _at(with_background(shared.raw), shared.image.shape[-2:], corners=True)
+    if compat == "none":
+        original = original * mask
     maps = smoothed(net, original, shared)
     prototypes = prototype_maps(maps, shared.hierarchy, mask, bg_factor)
     return Maps(shared.raw.mean((2, 3)), maps, prototypes, original)

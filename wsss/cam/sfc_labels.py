@@ -69,8 +69,8 @@ def sfc_walk_planes(
 ) -> Tensor:
     """The plain score planes of the two walks, [n, h, w] in [0, 1], on the CPU.
 
-    `edge` [h, w] is on the maps' grid; the walks run where it lies. See `walk_threshold` for how
-    the planes are cut.
+    `edge` [h, w] is on the maps' grid; the walks run where it lies. `SFCWalk.plane_threshold` says
+    where the planes are cut.
     """
     planes, size = mixture(classifier, prototype, config).to(edge.device), classifier.size
     start = torch.cat([planes[:1] + config.bias, config.gain * planes[1:]]) ** config.power
@@ -106,10 +106,3 @@ def sfc_walked(
             planes = sfc_walk_planes(classifier, prototype, edge, config)
             scores = scores._replace(planes=planes)
         yield scores
-
-
-def walk_threshold(plane: float) -> float:
-    """The threshold on the walks' scores that stands for the constant `plane`, 0.25 as released."""
-    if not -1 <= plane <= 2:
-        raise ValueError(f"plane is {plane}: give a number in [-1, 2]")
-    return (plane + 1) / 3

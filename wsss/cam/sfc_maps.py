@@ -144,17 +144,10 @@ def mixture(classifier: ScoreMap, prototype: ScoreMap, config: SFCFusion) -> Ten
 
 
 def plain_scores(classifier: ScoreMap, prototype: ScoreMap, config: SFCFusion) -> ScoreMap:
-    """The plain score map that the two make: what exceeds `bias_threshold` is its best class."""
+    """The plain score map that the two make: above `SFCFusion.threshold` is its best class."""
     background, *_ = planes = mixture(classifier, prototype, config)
     scores = (config.gain * planes[1:] - background + 1) / (config.gain + 1)
     return ScoreMap(classifier.id, classifier.keys[1:], scores.clamp(0, 1), classifier.size)
-
-
-def bias_threshold(bias: float, gain: float) -> float:
-    """The threshold on plain scores of this gain that decides as the background `bias` does."""
-    if not -1 <= bias <= gain:
-        raise ValueError(f"bias is {bias}: give a number in [-1, {gain:g}]")
-    return (bias + 1) / (gain + 1)
 
 
 def sfc_source(net: SFCNet, config: SFCMaps, fusion: SFCFusion) -> MapSource:

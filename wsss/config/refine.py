@@ -96,15 +96,18 @@ class IRNTraining(Schedule):
     """Pairs of cells nearer than this, on the stride-4 grid, are learned from."""
     backbone: str = "resnet50"
     weights: str = "imagenet"
-    """Of the backbone, which stays as it is: "imagenet", "random", or "sha256:..." of a file."""
+    """Of the backbone at the start: "imagenet", "random", or "sha256:..." of a file."""
     weights_file: str = ""
     """Where that file lies, if `weights` names one by its content."""
+    lr_backbone: float = 0.0
+    """0 leaves the backbone as it is, as published; one of random weights has to learn."""
     lr_edge: float = 0.1
     lr_displacement: float = 1.0
 
     def __post_init__(self) -> None:
         Schedule.__post_init__(self)  # super() does not work in slotted dataclasses
-        check_rates(lr_edge=self.lr_edge, lr_displacement=self.lr_displacement)
+        check_rates(lr_backbone=self.lr_backbone, lr_edge=self.lr_edge)
+        check_rates(lr_displacement=self.lr_displacement)
         check_least(2, radius=self.radius)
         if not 0 < self.scale[0] <= self.scale[1]:
             raise ValueError(f"scale is {self.scale}: give the lower end first, above 0")

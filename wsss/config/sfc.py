@@ -105,6 +105,15 @@ class SFCFusion:
             raise ValueError("prototype_weight is 0 beside a classifier_weight of 0: weigh one map")
         check_positive(gain=self.gain)
 
+    def threshold(self, bias: float) -> float:
+        """The threshold on plain scores that decides as the background `bias` does.
+
+        See `wsss.cam.sfc_maps`; the release's bias is 0.4.
+        """
+        if not -1 <= bias <= self.gain:
+            raise ValueError(f"bias is {bias}: give a number in [-1, {self.gain:g}]")
+        return (bias + 1) / (self.gain + 1)
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SFCClassMaps(SFCMaps):
@@ -157,3 +166,13 @@ class SFCWalk(SFCFusion):
         check_positive(power=self.power, all_power=self.all_power)
         if self.walk.power != 1:
             raise ValueError(f"walk.power is {self.walk.power}: leave it 1 and set power")
+
+    @staticmethod
+    def plane_threshold(plane: float) -> float:
+        """The threshold on the walks' scores that stands for a constant `plane`, 0.25 as released.
+
+        See `wsss.cam.sfc_labels`.
+        """
+        if not -1 <= plane <= 2:
+            raise ValueError(f"plane is {plane}: give a number in [-1, 2]")
+        return (plane + 1) / 3

@@ -1,7 +1,8 @@
 """IRNet: where classes meet, and where each pixel's object lies, learned from sparse labels.
 
 Ahn, Cho, Kwak: Weakly Supervised Learning of Instance Segmentation with Inter-pixel Relations,
-CVPR 2019, arXiv 1904.05044. Two branches read the stem and the four layers of a frozen backbone:
+CVPR 2019, arXiv 1904.05044. Two branches read the stem and the four layers of a backbone, which is
+frozen (`lr_backbone`, ours, trains one that starts from random weights):
 
     edge          each: 1x1 to 32, GN, resized, ReLU; all: 1x1 to 1 logit           E = sigmoid
     displacement  1x1 to 64, 128, 256, 256, 256, GN, resized, ReLU; the last three to 256, all
@@ -146,11 +147,12 @@ class DisplacementBranch(nn.Module):
 
 
 class IRNet(nn.Module):
-    """A frozen backbone with the two branches; only these are trained."""
+    """A backbone with the two branches; only these are trained, unless the backbone `learns`."""
 
-    def __init__(self, backbone: Backbone) -> None:
+    def __init__(self, backbone: Backbone, learns: bool = False) -> None:
         super().__init__()
-        self.backbone = backbone.requires_grad_(False)
+        self.learns = learns
+        self.backbone = backbone if learns else backbone.requires_grad_(False)
         with torch.no_grad():
             levels = self.levels(torch.zeros(1, 3, 64, 64))
         channels = [level.shape[1] for level in levels]
@@ -173,13 +175,13 @@ class IRNet(nn.Module):
         logits: Tensor = self.edge(self.levels(images, precision), grid)
         return logits
 
-    @torch.no_grad()
     def levels(self, images: Tensor, precision: str = "float32") -> list[Tensor]:
-        """What the branches read: stem and layers of the backbone, float32, without a gradient."""
+        """What the branches read: stem and layers of the backbone, float32."""
         net = self.backbone
         x = images.to(memory_format=torch.channels_last)
         found = []
-        with mixed(precision, images.device):
+        graded = torch.is_grad_enabled() and self.learns
+        with mixed(precision, images.device), torch.set_grad_enabled(graded):
             for part in (net.stem, net.layer1, net.layer2, net.layer3, net.layer4):
                 x = part(x)
                 found.append(x)
@@ -239,7 +241,11 @@ def train_irnet(samples: Samples, labels: LabelOf, config: IRNTraining, monitor:
     batch, and for a label map of another size than its image; and as `fit` does.
     """
     with seeded(config.seed):
-        net = IRNet(backbone(config.backbone, initial_weights(config)))
+        net = IRNet(backbone(config.backbone, initial_weights(config)), config.lr_backbone > 0)
+
+    rates = {"edge": config.lr_edge, "displacement": config.lr_displacement}
+    if net.learns:
+        rates["backbone"] = config.lr_backbone
 
     def objective(images: Tensor, label: Tensor) -> Mapping[str, Tensor]:
         logits, displacement = net(images, config.precision)
@@ -247,7 +253,7 @@ def train_irnet(samples: Samples, labels: LabelOf, config: IRNTraining, monitor:
 
     fit(
         net,
-        {"edge": config.lr_edge, "displacement": config.lr_displacement},
+        rates,
         objective,
         irn_examples(samples, labels, config, net.backbone.mean, net.backbone.std),
         config,

@@ -4,7 +4,7 @@ Nothing in it imports torch when it is imported, so that a process which only de
 stays light; each stage imports what it runs when it runs.
 """
 
-from wsss.stages.classify import train_cam, train_recam, train_sfc
+from wsss.stages.classify import train_cam, train_recam, train_selected_sfc, train_sfc
 from wsss.stages.data import images, masks
 from wsss.stages.maps import (
     advcam_maps,
@@ -49,6 +49,7 @@ __all__ = [
     "train_cam",
     "train_irnet",
     "train_recam",
+    "train_selected_sfc",
     "train_sfc",
     "walked_maps",
 ]

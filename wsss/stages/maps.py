@@ -83,15 +83,16 @@ def sfc_maps(context: Context, images: Source, sfc: Path, config: SFCMaps) -> No
     write_sfc(context.out, maps, first=first(context, len(samples)), config=config)
 
 
-@stage(version="1")
-def sfc_scores(context: Context, maps: Path, config: SFCFusion) -> None:
+@stage(version="1", sharded=True)
+def sfc_scores(context: Context, images: Source, maps: Path, config: SFCFusion) -> None:
     """SFC's two maps as plain score maps, in which a background bias is a threshold."""
     from wsss.cam.scores import ScoreMaps, write_scores
     from wsss.cam.sfc_maps import plain_scores
 
-    both = (ScoreMaps(maps / name) for name in ("classifier", "prototype"))
-    plain = (plain_scores(m, p, config) for m, p in zip(*both, strict=True))
-    write_scores(context.out, plain, bits=16)
+    samples = opened(images)
+    m, p = (ScoreMaps(maps / name).of(samples.ids) for name in ("classifier", "prototype"))
+    plain = (plain_scores(m[i], p[i], config) for i in mine(context, len(samples)))
+    write_scores(context.out, plain, first=first(context, len(samples)), bits=16)
 
 
 @stage(version="1", needs=EXTRACTION, sharded=True)
