@@ -5,8 +5,8 @@ import torch
 import torch.nn.functional as F
 
 from wsss.cam.scores import ScoreMap
-from wsss.cam.sfc_labels import cut, sfc_walk_planes, walk_threshold
-from wsss.cam.sfc_maps import bias_threshold, fused_both, mixture, plain_scores
+from wsss.cam.sfc_labels import cut, sfc_walk_planes
+from wsss.cam.sfc_maps import fused_both, mixture, plain_scores
 from wsss.config.refine import PseudoLabels
 from wsss.config.sfc import SFCFusion, SFCLabels, SFCWalk
 from wsss.labels import pseudo_label, refined_ir_label
@@ -59,7 +59,7 @@ def test_fused_maps_equal_the_release_before_its_shift(unit, maps, close):
 )
 def test_plain_scores_decide_as_the_release_does(unit, maps, keys, size, fusion, name):
     scores = plain_scores(*score_maps(maps, keys, size), fusion)
-    found = seed_label(scores.planes, scores.keys, bias_threshold(0.4, fusion.gain))
+    found = seed_label(scores.planes, scores.keys, fusion.threshold(0.4))
     assert torch.equal(found, torch.from_numpy(unit[name]))
 
 
@@ -76,5 +76,5 @@ def test_the_two_walks_decide_as_the_release_does(unit, maps, keys, size):
     config = SFCWalk()
     planes = sfc_walk_planes(*score_maps(grid, keys, size), edge, config)
     scores = ScoreMap("image", keys[1:], planes, size)
-    found = pseudo_label(scores, PseudoLabels(threshold=walk_threshold(0.25)))
+    found = pseudo_label(scores, PseudoLabels(threshold=SFCWalk.plane_threshold(0.25)))
     assert torch.equal(found, torch.from_numpy(unit["pseudo_label"]))

@@ -9,7 +9,7 @@ from stageflow.stage import Node, ancestry
 from sweeps.labels import SWEEP, Options, Params, entries, pipeline, space
 from wsss.config import IRLabels, PseudoLabels, Walk
 
-SCENES = Options(data="scenes:images=12", seeds=2)
+SCENES = Options(data="scenes:images=16", seeds=2)
 
 
 def made(node: Node) -> dict[str, str]:
@@ -45,6 +45,8 @@ def test_every_proposal_can_be_made() -> None:
 
 def test_what_was_searched_stands_beside_what_was_published() -> None:
     found = entries(Params(beta=5.0), SCENES)
+    other = replace(SCENES, method="CAM")  # the defaults are not those that were published for it
+    assert len(entries(Params(), other)) == len(found)
     assert {entry.variant.partition(",")[0] for entry in found} == {"published", "searched"}
     assert all(entry.oracle for entry in found if entry.note)
     assert len(entries(Params(), SCENES)) == len(found) / 2

@@ -6,21 +6,21 @@ from pathlib import Path
 import pytest
 
 from stageflow.board import Row
-from sweeps.methods import CONFUSED, RARE, Options, entries, summary, table
+from sweeps.methods import BEST, CONFUSED, RARE, Options, entries, summary, table
 from wsss.published import CAM_SEED, PSEUDO_LABEL
 
-SCENES = Options(data="scenes:images=12")
+SCENES = Options(data="scenes:images=48")
 
 
 def row(method: str, task: str, value: float, **given: object) -> Row:
     fields = {"values": (value, value + 2), "oracle": False, "crf": False} | given
-    return Row(task=task, split="scenes train (12)", method=method, commits=("abc",), **fields)
+    return Row(task=task, split="scenes train (48)", method=method, commits=("abc",), **fields)
 
 
 def test_each_method_is_scored_on_every_seed_and_refined_on_few() -> None:
     found = entries(None, replace(SCENES, refined="train[::3]", seeds=3))
-    whole = [entry for entry in found if entry.split == "scenes train (12)"]
-    part = [entry for entry in found if entry.split == "scenes train[::3] (4)"]
+    whole = [entry for entry in found if entry.split == "scenes train (48)"]
+    part = [entry for entry in found if entry.split == "scenes train[::3] (16)"]
     assert len(whole) + len(part) == len(found)
     assert {entry.method for entry in whole} == {"CAM", "ReCAM", "SFC"}
     assert {len(entry.targets) for entry in whole} == {3}
@@ -31,9 +31,12 @@ def test_each_method_is_scored_on_every_seed_and_refined_on_few() -> None:
 
 def test_without_a_part_nothing_is_told_twice() -> None:
     found = entries(None, SCENES)
+    seeds = {entry.method: len(entry.targets) for entry in found if entry.variant == BEST}
+    assert seeds["CAM"] == seeds["ReCAM"] == seeds["SFC"] == SCENES.seeds
+    assert seeds["CAM + response"] == SCENES.refined_seeds
     said = [(entry.task, entry.method, entry.variant, entry.crf) for entry in found]
     assert len(set(said)) == len(said)
-    assert {entry.split for entry in found} == {"scenes train (12)"}
+    assert {entry.split for entry in found} == {"scenes train (48)"}
 
 
 def test_what_masks_chose_is_said() -> None:
@@ -57,7 +60,7 @@ def test_a_table_has_a_line_for_each_method_and_no_empty_column() -> None:
         row("ReCAM", CAM_SEED, 50, variant="best threshold"),
     ]
     assert table(rows).splitlines() == [
-        "| method | seed, best threshold | seed, published threshold | + CRF |",
+        "| method | seed, best threshold | seed, fixed threshold | + CRF |",
         "| --- | --- | --- | --- |",
         "| CAM | 41.0 ± 1.4 | 36.0 ± 1.4 | 46.0 ± 1.4 |",
         "| ReCAM | 51.0 ± 1.4 |  |  |",
@@ -66,9 +69,10 @@ def test_a_table_has_a_line_for_each_method_and_no_empty_column() -> None:
 
 def test_the_summary_names_command_commit_and_what_is_rare() -> None:
     text = summary([row("CAM", CAM_SEED, 40, variant="best threshold")], SCENES)
-    assert text.startswith("## Methods on scenes, tiny")
-    assert "Commit abc." in text
-    assert "### scenes train (12): 2 random seeds" in text
+    assert text.startswith("## Methods on 48 images of scenes, tiny")
+    assert "Code: abc." in text
+    assert "settings tuned with the training masks" in text
+    assert "### scenes train (48): 2 random seeds" in text
 
 
 @pytest.mark.parametrize(

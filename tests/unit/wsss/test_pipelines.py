@@ -59,7 +59,7 @@ def test_every_method_comes_to_labels(method: Method, executor: LocalExecutor) -
     """On two images, from training to the walk, in this process."""
     part = "train[:2]"
     seeds = method.seeds(SETTING, SHORT, 0, part)
-    tail = method.tail(SETTING, replace(SHORT, irn=replace(SHORT.irn, batch=2)), 0, part, 0.0)
+    tail = method.tail(SETTING, SHORT, 0, part, "train[:4]", 0.0)
     asked = [
         pipelines.score(SETTING, seeds.quality, None),
         pipelines.score(SETTING, seeds.quality, method.threshold if method is SFC else 0.5),
@@ -104,7 +104,7 @@ def test_a_part_is_scored_from_the_maps_of_the_whole() -> None:
 
 def test_the_seed_reaches_every_training() -> None:
     def trainings(seed: int) -> dict[str, str]:
-        tail = named("SFC").tail(SETTING, SHORT, seed, "train", 0.0)
+        tail = named("SFC").tail(SETTING, SHORT, seed, "train", "train", 0.0)
         recam = named("ReCAM").seeds(SETTING, SHORT, seed, "train")
         nodes = ancestry(tail.walked.quality, recam.quality)
         return {node.name: node.key for node in nodes if node.name.startswith("train_")}
@@ -115,9 +115,41 @@ def test_the_seed_reaches_every_training() -> None:
 
 
 def test_a_shift_moves_both_thresholds_of_the_labels() -> None:
-    tail = named("CAM").tail(SETTING, SHORT, 0, "train", 0.1)
+    tail = named("CAM").tail(SETTING, SHORT, 0, "train", "train", 0.1)
     assert (tail.labels.config.threshold_fg, tail.labels.config.threshold_bg) == (0.4, 0.15)
-    assert named("SFC").tail(SETTING, SHORT, 0, "train", 0.1).labels.config.bias == 0.5
+    moved = named("SFC").tail(SETTING, SHORT, 0, "train", "train", 0.1).labels.config
+    assert moved.threshold(moved.bias) == pytest.approx(SFC.threshold + 0.1)
+
+
+def test_a_part_too_small_to_teach_is_told_before_anything_runs() -> None:
+    with pytest.raises(ValueError, match=r"train\[:3\] has 3 images, which fill no batch of 4"):
+        named("CAM").tail(SETTING, SHORT, 0, "train", "train[:3]", 0.0)
+
+
+def test_the_affinity_network_learns_from_the_split_that_is_named() -> None:
+    tail = named("ReCAM").tail(SETTING, SHORT, 0, "train[:2]", "train[2:]", 0.0)
+    [net] = [node for node in ancestry(tail.walked.maps) if node.name == "train_irnet"]
+    assert net.inputs[0].location == "train[2:]@scenes:images=8"
+    assert tail.labels.inputs[0].location == "train[:2]@scenes:images=8"
+
+
+@pytest.mark.parametrize("method", METHODS, ids=lambda method: method.name)
+def test_fixed_thresholds_lie_on_the_curves(method: Method) -> None:
+    tail = method.tail(SETTING, SHORT, 0, "train", "train", 0.0)
+    seeds = method.seeds(SETTING, SHORT, 0, "train")
+    cuts = ((seeds, method.threshold), (tail.walked, method.walk_threshold))
+    for maps, threshold in cuts:
+        place = threshold * maps.quality.config.bins
+        assert place == pytest.approx(round(place), abs=1e-6)
+
+
+def test_masks_that_select_an_epoch_are_an_input() -> None:
+    selecting = replace(SHORT, sfc=replace(SHORT.sfc, select="best", probe=2))
+    net = pipelines.sfc_net(SETTING, selecting, 0)
+    assert [source.name for source in net.inputs] == ["images", "masks"]
+    assert pipelines.sfc_net(SETTING, SHORT, 0).name == "train_sfc"
+    probed = replace(SHORT, sfc=replace(SHORT.sfc, probe=2))
+    assert pipelines.sfc_net(SETTING, probed, 0) == pipelines.sfc_net(SETTING, SHORT, 0)
 
 
 def test_an_unknown_class_is_told_before_anything_runs() -> None:

@@ -39,8 +39,13 @@ def test_why_rows_cannot_be_compared(voc_mini: Path) -> None:
     found = differences(photographs(voc_mini, weights="random"), "train")
     assert {
         *("other images", "other training images", "another backbone"),
-        *("other initial weights", "another schedule"),
+        *("other initial weights", "another schedule", "settings tuned with the training masks"),
     } == set(found)
+    setting = Setting(data=f"voc2012:{voc_mini}")
+    assert "another schedule" not in differences(setting, "train")
+    usual = chosen(setting)
+    shorter = replace(usual, recam=replace(usual.recam, steps=5))
+    assert "another schedule" in differences(setting, "train", shorter)
 
 
 def test_splits(voc_mini: Path) -> None:

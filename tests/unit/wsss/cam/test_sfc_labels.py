@@ -11,7 +11,6 @@ from wsss.cam.sfc_labels import (
     sfc_seed_labels,
     sfc_walk_planes,
     sfc_walked,
-    walk_threshold,
 )
 from wsss.cam.sfc_maps import SFCScores
 from wsss.config.refine import CRF, Walk
@@ -88,7 +87,7 @@ def test_walked_planes_decide_as_the_sum_of_both_walks_does(maps, edge, plane):
     both = torch.cat([torch.full((1, *SIZE), plane), one]) + two
     planes = sfc_walk_planes(*maps, edge, replace(config, walk=WALK))
     assert planes.shape == (2, 15, 19)
-    found = seed_label(upsample(planes, SIZE), KEYS[1:], walk_threshold(plane))
+    found = seed_label(upsample(planes, SIZE), KEYS[1:], SFCWalk.plane_threshold(plane))
     expected = (KEYS + 1)[both.argmax(0)]
     assert set(expected.unique().tolist()) == {0, 3, 7}
     assert (found.long() != expected).float().mean() < 0.001  # rounding
@@ -97,14 +96,14 @@ def test_walked_planes_decide_as_the_sum_of_both_walks_does(maps, edge, plane):
 def test_edges_everywhere_leave_nothing(maps):
     planes = sfc_walk_planes(*maps, torch.ones(15, 19), SFCWalk(walk=WALK))
     assert torch.allclose(planes, torch.full_like(planes, 1 / 3))
-    assert not seed_label(planes, KEYS[1:], walk_threshold(0.25)).any()
+    assert not seed_label(planes, KEYS[1:], SFCWalk.plane_threshold(0.25)).any()
 
 
 def test_thresholds_of_the_walk():
-    assert walk_threshold(0.25) == pytest.approx(125 / 300)
+    assert SFCWalk.plane_threshold(0.25) == pytest.approx(125 / 300)
     for plane in (-1.5, 2.5, float("nan")):
         with pytest.raises(ValueError, match="plane is"):
-            walk_threshold(plane)
+            SFCWalk.plane_threshold(plane)
 
 
 def test_images_are_walked_one_by_one_and_those_without_a_class_not_at_all(edge):

@@ -19,7 +19,6 @@ from wsss.cam.scores import (
 from wsss.cam.sfc import SFCNet
 from wsss.cam.sfc_maps import (
     SFCScores,
-    bias_threshold,
     extract_sfc,
     fused_both,
     mixture,
@@ -84,7 +83,7 @@ def test_a_bias_is_a_threshold_on_plain_scores(weights, bias):
         assert scores.keys.tolist() == [2, 5, 6]
         assert (scores.planes >= 0).all()
         assert (scores.planes <= 1).all()
-        found = seed_label(scores.planes, scores.keys, bias_threshold(bias, fusion.gain))
+        found = seed_label(scores.planes, scores.keys, fusion.threshold(bias))
         assert torch.equal(found.long(), expected)
         assert 0 < (expected == 0).float().mean() < 1
 
@@ -93,16 +92,16 @@ def test_ties_go_to_background_and_then_to_the_first_class():
     planes = torch.tensor([[0.5, 0.5], [0.75, 0.875], [0.75, 0.875]]).view(3, 1, 2)
     maps = ScoreMap("a", torch.tensor([-1, 3, 7]), planes, (1, 2))
     scores = plain_scores(maps, maps, SFCFusion())
-    assert seed_label(scores.planes, scores.keys, bias_threshold(1.0, 2.0)).tolist() == [[0, 4]]
+    assert seed_label(scores.planes, scores.keys, SFCFusion().threshold(1.0)).tolist() == [[0, 4]]
 
 
-def test_the_published_bias_is_a_threshold_of_a_curve_with_150_bins():
-    assert bias_threshold(0.4, 2.0) == pytest.approx(70 / 150)
-    assert bias_threshold(-1.0, 2.0) == 0
-    assert bias_threshold(2.0, 2.0) == 1
+def test_the_published_bias_is_a_threshold_of_a_curve_with_300_bins():
+    assert SFCFusion().threshold(0.4) == pytest.approx(140 / 300)
+    assert SFCFusion().threshold(-1.0) == 0
+    assert SFCFusion().threshold(2.0) == 1
     for bias in (-1.1, 2.5, float("nan")):
         with pytest.raises(ValueError, match="bias is"):
-            bias_threshold(bias, 2.0)
+            SFCFusion().threshold(bias)
 
 
 def test_mixtures_are_weighted_means_of_two_maps_of_one_image():
@@ -169,15 +168,6 @@ def test_maps_of_an_image_have_their_maximum_at_1_or_are_nothing(net, scenes, co
         assert (planes >= 0).all()
         assert all(top in (0, pytest.approx(1, abs=1e-3)) for top in planes.amax((1, 2)).tolist())
         assert planes[1:].any() or compat == "release"  # there, absent classes win every pixel
-
-
-def test_only_repaired_maps_of_the_classifier_see_the_label(net, scenes):
-    image, keys = scenes.image(0), torch.tensor([1, 4])
-    for compat in ("release", "none"):
-        config = replace(CONFIG, compat=compat)
-        both, _ = sfc_maps(net, image, keys, config)
-        alone, _ = sfc_maps(net, image, keys[:1], config)
-        assert torch.equal(alone, both[:2]) == (compat == "release")
 
 
 def test_maps_come_back_from_disk_with_their_background(net, scenes, tmp_path):
