@@ -35,6 +35,7 @@ from wsss.methods import (
     CAM,
     CAM_RESPONSE,
     METHODS,
+    RARE_SEED,
     RECAM,
     RECAM_RESPONSE,
     SFC,
@@ -45,7 +46,6 @@ from wsss.methods import (
 from wsss.published import CAM_SEED, PSEUDO_LABEL, PUBLISHED
 from wsss.setting import Setting, chosen, differences, initial_weights, option, split_name
 
-RARE = "rare classes, seed"
 CONFUSED = "taken for its companion, seed (lower is better)"
 USUAL = tuple(method.name for method in (CAM, RECAM, SFC, CAM_RESPONSE, RECAM_RESPONSE))
 
@@ -108,7 +108,7 @@ COLUMNS = (
     Column(title="+ CRF", task=CAM_SEED, crf=True),
     Column(title="+ walk, best threshold", task=PSEUDO_LABEL, best=True),
     Column(title="+ walk, fixed threshold", task=PSEUDO_LABEL),
-    Column(title="rare classes", task=RARE, best=True),
+    Column(title="rare classes", task=RARE_SEED, best=True),
     Column(title="companions confused", task=CONFUSED, best=True),
 )
 
@@ -140,7 +140,7 @@ def seeds(method: Method, options: Options, split: str, randoms: Iterable[int]) 
     found = [
         entry(options, method, CAM_SEED, split, best, BEST, oracle=True),
         entry(options, method, CAM_SEED, split, fixed, at),
-        entry(options, method, RARE, split, best, BEST, oracle=True, metric="tail_miou"),
+        entry(options, method, RARE_SEED, split, best, BEST, oracle=True, metric="tail_miou"),
     ]
     if counted(options).pairs:
         rate = "pair_confusion"

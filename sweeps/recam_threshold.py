@@ -30,7 +30,6 @@ from stageflow.sweep import Sweep, main
 from wsss import pipelines, stages
 from wsss.config import ExtractionWeight, SeedPictures
 from wsss.config.checks import check_least, check_share
-from wsss.data import open_samples
 from wsss.pipelines import ScoredMaps, cam, score
 from wsss.published import CAM_SEED, PUBLISHED
 from wsss.recipes import Recipe
@@ -40,6 +39,7 @@ from wsss.setting import (
     differences,
     initial_weights,
     option,
+    probed,
     shortened,
     split_name,
 )
@@ -139,7 +139,8 @@ def entries(params: Params, options: Options) -> Sequence[Entry]:
 def recam(params: Params, options: Options, seed: int) -> ScoredMaps:
     """ReCAM with these parameters."""
     found = tuned(options)
-    config = replace(found.recam, loss_weight=params.loss_weight, probe=probed(options))
+    images = probed(options, options.probe)
+    config = replace(found.recam, loss_weight=params.loss_weight, probe=images)
     return pipelines.recam(
         options, replace(found, recam=config), seed, weight=params.extraction
     )
@@ -157,11 +158,6 @@ def tuned(options: Options) -> Recipe:
     found = chosen(options)
     steps = shortened(found.cam, options.cam_steps), shortened(found.recam, options.recam_steps)
     return replace(found, cam=steps[0], recam=steps[1])
-
-
-def probed(options: Options) -> int:
-    """Images to score on the way: none where the learned images have no masks."""
-    return options.probe if open_samples(options.data, options.train_split).has_masks else 0
 
 
 SEED_ROWS = [found for found in PUBLISHED if found.task == CAM_SEED]

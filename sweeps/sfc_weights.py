@@ -28,8 +28,7 @@ from stageflow.sweep import Sweep, main
 from wsss import pipelines
 from wsss.config import LabelScore, SFCFusion
 from wsss.config.checks import check_least
-from wsss.data import open_samples
-from wsss.methods import CAM, rare_classes
+from wsss.methods import CAM, RARE_SEED, rare_classes
 from wsss.pipelines import ScoredMaps
 from wsss.published import CAM_SEED, PUBLISHED
 from wsss.recipes import Recipe
@@ -39,14 +38,13 @@ from wsss.setting import (
     differences,
     initial_weights,
     option,
+    probed,
     shortened,
     split_name,
 )
 
 if TYPE_CHECKING:
     import optuna
-
-RARE = "rare classes, seed"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -108,7 +106,7 @@ def entries(params: Params, options: Options) -> Sequence[Entry]:
         return [
             entry(options, "SFC", f"{words}, best bias", best, oracle=True, note=note),
             entry(options, "SFC", f"{words}, bias {given.bias:g}", fixed, bool(note), note),
-            entry(options, "SFC", words, best, oracle=True, note=note, task=RARE),
+            entry(options, "SFC", words, best, oracle=True, note=note, task=RARE_SEED),
         ]
 
     plain = [CAM.seeds(options, chosen(options), seed, options.score).quality for seed in randoms]
@@ -118,7 +116,7 @@ def entries(params: Params, options: Options) -> Sequence[Entry]:
         *ours(Params(), "published"),
         *ours(UNCALIBRATED, "no losses, no bank"),
         entry(options, "CAM", "best threshold", cams, oracle=True),
-        entry(options, "CAM", "", cams, oracle=True, task=RARE),
+        entry(options, "CAM", "", cams, oracle=True, task=RARE_SEED),
     ]
     if params != Params():
         share = f"prototypes {params.prototype_share:g}"
@@ -140,7 +138,7 @@ def sfc(params: Params, options: Options, seed: int) -> ScoredMaps:
         p_weight=params.p_weight,
         w_weight=params.w_weight,
         n_bank=params.n_bank,
-        probe=probed(options),
+        probe=probed(options, options.probe),
     )
     share = params.prototype_share
     fusion = SFCFusion(classifier_weight=1 - share, prototype_weight=share)
@@ -170,7 +168,7 @@ def entry(
         variant=variant,
         targets=tuple(targets),
         seeds=tuple(range(options.seeds)),
-        metric="tail_miou" if task == RARE else "miou",
+        metric="tail_miou" if task == RARE_SEED else "miou",
         oracle=oracle,
         weights=initial_weights(options),
         comparable=", ".join(differences(options, options.score, tuned(options))),
@@ -181,11 +179,6 @@ def entry(
 def counted(options: Options) -> LabelScore:
     """The classes that count, and which of them are rare."""
     return LabelScore(tail=rare_classes(options))
-
-
-def probed(options: Options) -> int:
-    """Images to score on the way: none where the learned images have no masks."""
-    return options.probe if open_samples(options.data, options.train_split).has_masks else 0
 
 
 SWEEP = Sweep(

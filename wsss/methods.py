@@ -174,6 +174,10 @@ METHODS = (
 """All of them."""
 
 
+RARE_SEED = "rare classes, seed"
+"""The task, on the board, of scoring seeds on `rare_classes` alone."""
+
+
 def named(name: str) -> Method:
     """The method of this name. Raises ValueError, with all names, where there is none."""
     for method in METHODS:

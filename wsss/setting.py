@@ -81,6 +81,11 @@ def shortened(training: AnyTraining, steps: int) -> AnyTraining:
     return replace(training, steps=steps, epochs=min(training.epochs, steps))
 
 
+def probed(setting: Setting, images: int) -> int:
+    """So many images to score on the way; none where the learned images have no masks."""
+    return images if open_samples(setting.data, setting.train_split).has_masks else 0
+
+
 def split_name(setting: Setting, split: str) -> str:
     """A split in words, with its number of images."""
     return f"{setting.data.partition(':')[0]} {split} ({len(open_samples(setting.data, split))})"

@@ -49,7 +49,7 @@ from torch import Tensor, nn
 
 from wsss.cam.classifier import CAMNet
 from wsss.cam.scores import max_normalised, mirrored_sum
-from wsss.config.response import Compat
+from wsss.config.checks import Compat
 from wsss.config.sfc import SFCTraining
 from wsss.nets.backbones import Backbone
 from wsss.training import mixed

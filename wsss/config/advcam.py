@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from wsss.config.checks import check_choice, check_least, check_share
-from wsss.config.response import Compat
+from wsss.config.checks import Compat, check_choice, check_least, check_share
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

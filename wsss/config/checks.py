@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from typing import get_args
+from typing import Literal, get_args
+
+Compat = Literal["none", "release"]
+"""Whether a method keeps what its released code does otherwise, to compare with it."""
 
 BY_CONTENT = "sha256:"
 """How the name of initial weights begins that lie in a file, see `content_of`."""

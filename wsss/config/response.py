@@ -5,11 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from wsss.config.checks import check_choice, check_least, check_share
+from wsss.config.checks import Compat, check_choice, check_least, check_share
 
 Erase = Literal["joint", "per_class"]
-Compat = Literal["none", "release"]
-"""Whether a method keeps the mistakes of its released code, to compare with it."""
 
 NARROWEST = 4
 """Of a margin, in pixels: a crop is never narrower, and must outlast being scaled down."""

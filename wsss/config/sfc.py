@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from wsss.config.checks import (
+    Compat,
     check_choice,
     check_least,
     check_positive,
@@ -19,7 +20,7 @@ from wsss.config.checks import (
 )
 from wsss.config.maps import Bits, Extraction
 from wsss.config.refine import CRF, Ignore, Walk
-from wsss.config.response import Compat, Response
+from wsss.config.response import Response
 from wsss.config.training import CAMTraining
 
 Selection = Literal["last", "best"]

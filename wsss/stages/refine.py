@@ -170,7 +170,6 @@ def label_score(context: Context, labels: Path, masks: Source, config: LabelScor
     from wsss.data.label_maps import Labels
     from wsss.labels import label_confusion
 
-    samples, known = opened(masks), Labels(labels)
-    known.check(samples.ids)
-    confusion = label_confusion(known, samples, context.progress)
+    samples = opened(masks)
+    confusion = label_confusion(Labels(labels), samples, context.progress)
     return label_scores(confusion, ("background", *samples.classes), config)

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from stageflow.board import Row
-from sweeps.methods import BEST, CONFUSED, RARE, Options, entries, summary, table
+from sweeps.methods import BEST, CONFUSED, Options, entries, summary, table
+from wsss.methods import RARE_SEED
 from wsss.published import CAM_SEED, PSEUDO_LABEL
 
 SCENES = Options(data="scenes:images=48")
@@ -26,7 +27,7 @@ def test_each_method_is_scored_on_every_seed_and_refined_on_few() -> None:
     assert {len(entry.targets) for entry in whole} == {3}
     assert {entry.method for entry in part} == set(SCENES.methods)
     assert {len(entry.targets) for entry in part} == {1}
-    assert {entry.task for entry in part} == {CAM_SEED, PSEUDO_LABEL, RARE, CONFUSED}
+    assert {entry.task for entry in part} == {CAM_SEED, PSEUDO_LABEL, RARE_SEED, CONFUSED}
 
 
 def test_without_a_part_nothing_is_told_twice() -> None:

@@ -12,7 +12,6 @@ from sweeps.recam_threshold import (
     Params,
     entries,
     pipeline,
-    probed,
     space,
     tuned,
 )
@@ -87,14 +86,6 @@ def test_steps_that_the_user_wants(voc_mini: Path) -> None:
     found = tuned(photographs(voc_mini, cam_steps=2, recam_steps=3))
     assert (found.cam.steps, found.cam.epochs) == (2, 2)
     assert (found.recam.steps, found.recam.epochs) == (3, 3)
-
-
-def test_without_masks_nothing_is_scored_on_the_way(voc_mini: Path, tmp_path: Path) -> None:
-    """The usual layout has a train_aug list, and masks for train only."""
-    for name in ("JPEGImages", "ImageSets", "SegmentationClass", "image_labels.txt"):
-        (tmp_path / name).symlink_to(voc_mini / name)
-    assert probed(photographs(voc_mini)) == 24
-    assert probed(photographs(tmp_path)) == 0
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from wsss.pipelines import cam
-from wsss.setting import Setting, chosen, differences, initial_weights, split_name
+from wsss.setting import Setting, chosen, differences, initial_weights, probed, split_name
 
 SCENES = Setting(data="scenes:images=12")
 
@@ -58,3 +58,11 @@ def test_splits(voc_mini: Path) -> None:
 def test_a_setting_needs_a_seed() -> None:
     with pytest.raises(ValueError, match=r"^seeds is 0: give 1 or more"):
         replace(SCENES, seeds=0)
+
+
+def test_without_masks_nothing_is_scored_on_the_way(voc_mini: Path, tmp_path: Path) -> None:
+    """The usual layout has a train_aug list, and masks for train only."""
+    for name in ("JPEGImages", "ImageSets", "SegmentationClass", "image_labels.txt"):
+        (tmp_path / name).symlink_to(voc_mini / name)
+    assert probed(photographs(voc_mini), 24) == 24
+    assert probed(photographs(tmp_path), 24) == 0
