@@ -26,6 +26,9 @@ from wsss.config import (
 FEW_IMAGES = 2000
 """Below this, training is counted in steps and not in passes over the data."""
 
+COCO_BATCH = 6
+"""Of ReCAM on COCO."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SFCReading:
@@ -197,10 +200,18 @@ def recipe(data: str, backbone: str | None, images: int) -> Recipe:
     """
     if data.partition(":")[0] == "scenes" and backbone in (None, "tiny"):
         return SCENES
-    photographs = data.partition(":")[0] == "voc2012"
+    photographs = data.partition(":")[0] != "scenes"
     if photographs and backbone == LITE0.cam.backbone and images < FEW_IMAGES:
         return LITE0
-    return published(backbone or CAMTraining().backbone, images)
+    usual = published(backbone or CAMTraining().backbone, images)
+    return on_coco(usual, images) if data.partition(":")[0] == "coco2014" else usual
+
+
+def on_coco(usual: Recipe, images: int) -> Recipe:
+    """The published schedule as ReCAM's release changes it on COCO; SFC's is unknown there."""
+    steps = usual.recam.epochs * max(1, images // COCO_BATCH)
+    recam = replace(usual.recam, batch=COCO_BATCH, steps=steps, loss_weight=0.1)
+    return replace(usual, recam=recam, weight="w")
 
 
 def published(backbone: str, images: int) -> Recipe:

@@ -32,7 +32,7 @@ class Setting:
     """What a user may choose in every experiment; "auto" stands for what suits the data."""
 
     data: str = option(
-        "scenes, scenes:seed=N,images=N, or voc2012:PATH (official layout)", "scenes"
+        "scenes, scenes:seed=N,images=N, voc2012:PATH, coco2014:PATH, images:PATH (own)", "scenes"
     )
     backbone: str = option("tiny, resnet50, resnet101, efficientnet_lite0, or a timm name", "auto")
     weights: str = option("of the backbone at the start: imagenet, random, or a file", "auto")
@@ -52,7 +52,8 @@ class Setting:
     @property
     def train_split(self) -> str:
         """The split whose image-level labels are learned."""
-        usual = "train" if self.on_scenes else "train_aug"
+        kind = self.data.partition(":")[0]
+        usual = {"voc2012": "train_aug", "images": "all"}.get(kind, "train")
         return usual if self.train == "auto" else self.train
 
     @property
@@ -108,6 +109,7 @@ def differences(setting: Setting, split: str, recipe: Recipe | None = None) -> l
     reasons = {
         "other data": setting.on_scenes,
         "other images": split_name(setting, split) not in SEED_SPLITS,
+        "masks by another rule": "," in setting.data.partition(":")[2] and not setting.on_scenes,
         "other training images": setting.learned != VOC_TRAIN_AUG,
         "another backbone": found.cam.backbone != "resnet50",
         "other initial weights": found.cam.weights != "imagenet",

@@ -77,6 +77,10 @@ class Part(Samples):
         """Mask of image `i` of the part, uint8 [H, W]: 0 background, class id, 255 void."""
         return self.whole.mask(self.places[i])
 
+    def identity(self) -> dict[str, str | int]:
+        """What the key is made of: whatever tells the whole apart, and the images of the part."""
+        return {**self.whole.identity(), **Samples.identity(self)}
+
 
 @cache
 def open_samples(location: str, split: str) -> Samples:
@@ -97,8 +101,17 @@ def open_samples(location: str, split: str) -> Samples:
         from wsss.data.voc import open_voc
 
         return open_voc(rest, split)
+    if scheme == "coco2014":
+        from wsss.data.coco import open_coco
+
+        return open_coco(rest, split)
+    if scheme == "images":
+        from wsss.data.folder import open_folder
+
+        return open_folder(rest, split)
     raise ValueError(
-        f"data set {location!r} is unknown: use scenes, scenes:seed=N,images=N or voc2012:PATH"
+        f"data set {location!r} is unknown: use scenes, scenes:seed=N,images=N, voc2012:PATH,"
+        " coco2014:PATH (and by comma overlap=..., crowd=...), or images:PATH (your own)"
     )
 
 

@@ -59,7 +59,7 @@ class Runs:
         lengths = np.frombuffer(self.lengths, dtype=np.int64)
         if (lengths < 0).any() or lengths.sum() != height * width:
             raise ValueError(f"its counts do not fill {width} x {height} pixels")
-        inside = np.arange(len(lengths)) % 2 == 1
+        inside: npt.NDArray[np.bool_] = np.arange(len(lengths)) % 2 == 1
         return inside.repeat(lengths).reshape(width, height).T
 
 
@@ -75,15 +75,22 @@ def segmentation(given: Any) -> Segmentation | None:
         return None
     try:
         if isinstance(given, list):
-            outlines = tuple(array("d", outline) for outline in given)
-            if any(len(outline) % 2 for outline in outlines):
-                raise ValueError("a polygon has an x without its y")
-            return Polygons(outlines)
-        (height, width), counts = given["size"], given["counts"]
-        lengths = _expanded(counts.encode("ascii")) if isinstance(counts, str) else counts
-        return Runs((int(height), int(width)), array("q", lengths))
-    except (KeyError, TypeError, OverflowError, UnicodeError) as error:
-        raise ValueError("it is neither polygons nor a size with counts") from error
+            return _polygons(given)
+        return _runs(given["size"], given["counts"])
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        raise ValueError("its segmentation is neither polygons nor a size with counts") from error
+
+
+def _polygons(outlines: list[list[float]]) -> Polygons:
+    if any(len(outline) % 2 for outline in outlines):
+        raise ValueError("a polygon has an x without its y")
+    return Polygons(tuple(array("d", outline) for outline in outlines))
+
+
+def _runs(size: list[int], counts: str | list[int]) -> Runs:
+    height, width = size
+    lengths = _expanded(counts.encode("ascii")) if isinstance(counts, str) else counts
+    return Runs((height, width), array("q", lengths))
 
 
 def _rasterised(outlines: list[list[float]], height: int, width: int) -> bytes:

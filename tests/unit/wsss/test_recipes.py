@@ -25,3 +25,9 @@ def test_few_photographs_are_counted_in_steps() -> None:
 def test_random_weights_only_where_there_are_no_others() -> None:
     assert recipe("voc2012:/data", "tiny", 386).cam.weights == "random"
     assert recipe("voc2012:/data", "resnet101", 386).cam.weights == "imagenet"
+
+
+def test_recam_s_release_changes_its_schedule_on_coco() -> None:
+    found = recipe("coco2014:/data", None, 82_783)
+    assert (found.cam.steps, found.recam.steps, found.recam.batch) == (25_865, 55_188, 6)
+    assert (found.recam.loss_weight, found.weight) == (0.1, "w")
