@@ -52,11 +52,12 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, dic
         "COLUMNS": "200",
         "RAY_ADDRESS": "",
     }
-    port, dashboard = free_ports(2)
+    port, dashboard, agent = free_ports(3)
     started = subprocess.Popen(
         [
             *(str(BIN / "ray"), "start", "--head", "--block", "--disable-usage-stats"),
             *(f"--port={port}", f"--dashboard-port={dashboard}", "--num-cpus=2"),
+            f"--dashboard-agent-listen-port={agent}",  # that of another head is taken, if there is one
             *("--node-ip-address=127.0.0.1", f"--temp-dir=/tmp/ray-{os.getpid()}"),
         ],
         cwd=checkout,
