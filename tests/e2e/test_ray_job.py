@@ -57,7 +57,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, dic
         [
             *(str(BIN / "ray"), "start", "--head", "--block", "--disable-usage-stats"),
             *(f"--port={port}", f"--dashboard-port={dashboard}", "--num-cpus=2"),
-            f"--dashboard-agent-listen-port={agent}",  # that of another head is taken, if there is one
+            f"--dashboard-agent-listen-port={agent}",  # another head may have the usual one
             *("--node-ip-address=127.0.0.1", f"--temp-dir=/tmp/ray-{os.getpid()}"),
         ],
         cwd=checkout,
