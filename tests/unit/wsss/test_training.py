@@ -13,10 +13,12 @@ from torch import nn
 from wsss.config import Training
 from wsss.data import open_samples
 from wsss.training import (
+    Descent,
     Silent,
     chosen_device,
     classifier_example,
     classifier_examples,
+    descend,
     drawn,
     fit,
     mixed,
@@ -245,3 +247,63 @@ def test_an_example_is_valid_where_its_image_was_pasted():
     other = classifier_example(samples, 2, 6, config, (0.0,) * 3, (1.0,) * 3)
     assert torch.equal(view, again[0])
     assert not torch.equal(view, other[0])
+
+
+def descended(monitor, passes=1, made=torch.optim.SGD, steps=6, advice="think"):
+    """A linear map learns to double eight numbers of each step, in so many passes."""
+    net = nn.ModuleDict({"head": nn.Linear(1, 1)})
+    with torch.no_grad():
+        net["head"].weight.fill_(0.5)
+        net["head"].bias.fill_(0.1)
+    seen = []
+
+    def objective(x):
+        seen.append(len(x))
+        error = net["head"](x) - 2 * x
+        return {"loss": error.square().mean(), "error": error.detach().mean()}
+
+    def set_rates(optimiser, step):
+        optimiser.param_groups[0]["lr"] = 0.1 / (step + 1)
+
+    descend(
+        net,
+        Descent(
+            optimiser=lambda n: made(n.parameters()),
+            set_rates=set_rates,
+            passes=passes,
+            advice=advice,
+        ),
+        objective,
+        lambda step: [lambda i=i: (torch.tensor([float(step + i)]),) for i in range(8)],
+        replace(CONFIG, steps=steps, epochs=3),
+        monitor=monitor,
+    )
+    return net, seen
+
+
+def test_passes_share_a_step(tmp_path):
+    plain, parts = Kept(tmp_path / "plain"), Kept(tmp_path / "parts")
+    (whole, once), (split, four) = descended(plain), descended(parts, passes=4)
+    assert (once, four) == ([8] * 6, [2] * 24)
+    for name, value in whole.state_dict().items():
+        torch.testing.assert_close(split.state_dict()[name], value)
+    assert [done for done, _, _ in parts.notes] == [1, 2, 3, 4, 5, 6]
+    for step, metrics in plain.reports.items():
+        assert parts.reports[step] == pytest.approx(metrics, rel=1e-5)
+
+
+def test_any_optimiser_s_memory_is_kept(tmp_path):
+    whole, _ = descended(Silent(), made=torch.optim.AdamW)
+    descended(Kept(tmp_path), made=torch.optim.AdamW)
+    shutil.rmtree(tmp_path / "step6")
+    again, seen = descended(Kept(tmp_path), made=torch.optim.AdamW)
+    assert len(seen) == 2
+    assert same(again, whole)
+
+
+def test_who_brings_an_optimiser_brings_the_advice():
+    def runaway(parameters):
+        return torch.optim.SGD(parameters, momentum=0.0, weight_decay=1e30)
+
+    with pytest.raises(FloatingPointError, match=r"at step [2-6] of 6: think"):
+        descended(Silent(), made=runaway)
