@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the measure reads /proc")
+
 ROOT = Path(__file__).parents[3]
 MASKS = 9_000 * 96 * 96 / 2**20  # MiB that the images added in between would take, a byte a pixel
 
