@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from wsss.config import Schedule, content_of
+from wsss.config import Precision, Schedule, content_of
 from wsss.config.checks import check_least
 from wsss.data import open_samples
 from wsss.published import CAM_SEED, PUBLISHED
@@ -19,6 +19,10 @@ from wsss.recipes import Recipe, published, recipe
 AnyTraining = TypeVar("AnyTraining", bound=Schedule)
 
 VOC_TRAIN_AUG = 10_582
+PRECISION = (
+    "of the backbones' products; bfloat16 is faster where processor or GPU has it, and ten times"
+    " slower elsewhere"
+)
 SEED_SPLITS = {found.split for found in PUBLISHED if found.task == CAM_SEED}
 
 
@@ -39,6 +43,7 @@ class Setting:
     train: str = option("split whose image labels are learned: train, train_aug, ...", "auto")
     score: str = option("split whose masks score the maps", "train")
     classes: tuple[str, ...] = option("what mIoU averages, background,cat,...; empty: all", ())
+    precision: Precision = field(default="float32", metadata={"help": PRECISION})
     seeds: int = option("random seeds behind each row of the board", 3)
 
     def __post_init__(self) -> None:
@@ -65,7 +70,7 @@ class Setting:
 def chosen(setting: Setting) -> Recipe:
     """The recipe for the data and the backbone, from the initial weights that the user wants."""
     backbone = None if setting.backbone == "auto" else setting.backbone
-    found = recipe(setting.data, backbone, setting.learned)
+    found = recipe(setting.data, backbone, setting.learned).computed_in(setting.precision)
     if setting.weights == "auto":
         return found
     given, file = setting.weights, ""
@@ -105,7 +110,7 @@ def differences(setting: Setting, split: str, recipe: Recipe | None = None) -> l
     `recipe` is the one that was used, where it is not the chosen one.
     """
     found = recipe or chosen(setting)
-    usual = published(found.cam.backbone, setting.learned)
+    usual = published(found.cam.backbone, setting.learned).computed_in(setting.precision)
     reasons = {
         "other data": setting.on_scenes,
         "other images": split_name(setting, split) not in SEED_SPLITS,

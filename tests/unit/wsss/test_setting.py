@@ -66,3 +66,9 @@ def test_without_masks_nothing_is_scored_on_the_way(voc_mini: Path, tmp_path: Pa
         (tmp_path / name).symlink_to(voc_mini / name)
     assert probed(photographs(voc_mini), 24) == 24
     assert probed(photographs(tmp_path), 24) == 0
+
+
+def test_the_precision_is_that_of_every_backbone(voc_mini: Path) -> None:
+    assert {t.precision for t in chosen(photographs(voc_mini)).trainings} == {"float32"}
+    fast = chosen(photographs(voc_mini, precision="bfloat16"))
+    assert {*(t.precision for t in fast.trainings), fast.maps.precision} == {"bfloat16"}
