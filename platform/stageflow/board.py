@@ -95,7 +95,7 @@ def read_pictures(rows: Iterable[Row], store: Store) -> dict[Picture, bytes]:
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """A ranked row, and how it stands to the published one of its method.
+    """A ranked row, and how it stands to the published one that it is held against.
 
     Attributes:
         difference: percentage points ahead of it; None where that would not be fair.
@@ -108,10 +108,12 @@ class Line:
 
     @property
     def against(self) -> str:
-        """The difference, or why there is none."""
+        """The difference, or why there is none; to whom, where that is another method."""
+        other = self.row.reference not in ("", self.row.method)
+        to = f" to {self.row.reference}" if other else ""
         if self.difference is not None:
-            return f"{self.difference:+.1f}"
-        return f"not comparable: {self.reason}" if self.reason else ""
+            return f"{self.difference:+.1f}{to}"
+        return f"not comparable{to}: {self.reason}" if self.reason else ""
 
     @property
     def cells(self) -> tuple[str, ...]:
@@ -155,13 +157,13 @@ def rank(rows: Iterable[Row]) -> list[Group]:
 
     Groups that hold rows of ours come first.
     """
-    groups: dict[tuple[str, str], list[Row]] = {}
-    for given in sorted(rows, key=lambda r: (-r.mean, r.name)):
-        groups.setdefault((given.task, _part(given.split)), []).append(given)
-    ranked = [
-        Group(task, part, tuple(_compared(given, members) for given in members))
-        for (task, part), members in groups.items()
-    ]
+    best_first = sorted(rows, key=lambda r: (-r.mean, r.name))
+    published = [given for given in best_first if given.published and not given.variant]
+    groups: dict[tuple[str, str], list[Line]] = {}
+    for given in best_first:
+        lines = groups.setdefault((given.task, _part(given.split)), [])
+        lines.append(Line(given) if given.published else _compared(given, published))
+    ranked = [Group(task, part, tuple(lines)) for (task, part), lines in groups.items()]
     return sorted(ranked, key=lambda group: (not group.ours, group.title.lower()))
 
 
@@ -274,24 +276,37 @@ def _part(split: str) -> str:
     return split.partition(" (")[0]
 
 
-def _compared(given: Row, peers: Iterable[Row]) -> Line:
-    """Hold a row of ours against the published one that stands for its method.
+def _compared(given: Row, published: Iterable[Row]) -> Line:
+    """Hold a row of ours against the published one, of its method or its reference, like it most.
+
+    `published` are the rows that stand for their methods, best first.
+    """
+    method = given.reference or given.method
+    named = [row for row in published if (row.task, row.method) == (given.task, method)]
+    here = [row for row in named if _part(row.split) == _part(given.split)]
+    if here:
+        unlike, closest = min(((_unlike(given, row), row) for row in here), key=lambda p: len(p[0]))
+        reason = given.comparable or ", ".join(unlike)
+        return Line(given, reason=reason) if reason else Line(given, given.mean - closest.mean)
+    if not named:
+        return Line(given, reason="no published number" if given.reference else "")
+    parts = ", ".join(sorted({_part(row.split) for row in named}))
+    return Line(given, reason=given.comparable or f"published on {parts}")
+
+
+def _unlike(given: Row, published: Row) -> list[str]:
+    """In what the conditions of the two differ.
 
     What a source does not say (masks, CRF) is given the benefit of the doubt; the images are not.
     """
-    candidates = [p for p in peers if p.published and p.method == given.method and not p.variant]
-    if given.published or not candidates:
-        return Line(given)
-    reference = min(candidates, key=lambda p: (p.crf not in (None, given.crf), -p.mean))
     reasons = []
-    if reference.split != given.split:
+    if published.split != given.split:
         reasons.append("other images")
-    if reference.oracle not in (None, given.oracle):
-        reasons.append(f"published is {MASKS[reference.oracle]}")
-    if reference.crf not in (None, given.crf):
-        reasons.append(f"published {'with' if reference.crf else 'without'} CRF")
-    reason = given.comparable or ", ".join(reasons)
-    return Line(given, reason=reason) if reason else Line(given, given.mean - reference.mean)
+    if published.oracle not in (None, given.oracle):
+        reasons.append(f"published is {MASKS[published.oracle]}")
+    if published.crf not in (None, given.crf):
+        reasons.append(f"published {'with' if published.crf else 'without'} CRF")
+    return reasons
 
 
 def _markdown_row(cells: Iterable[str]) -> str:

@@ -279,6 +279,7 @@ def _facts(row: Row) -> str:
     cost = f"{duration(row.wall_seconds)}; GPU {duration(row.gpu_seconds)}"
     facts: list[tuple[str, Sequence[str]]] = [
         ("note", [escape(row.note)]),
+        ("held against", [escape(row.reference)]),
         ("not comparable", [escape(row.comparable)]),
         ("source", [escape(row.source)]),
         ("thread or paper", [_link(row.url)]),

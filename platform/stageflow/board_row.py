@@ -32,6 +32,8 @@ class Entry:
         task: what is scored: "CAM seed", "pseudo label", "segmentation".
         split: on which images: "voc2012 train (1464)" for the official set, another count for less.
         method: "ReCAM"; published rows of the same name are what the row is compared with.
+        reference: name of the published method that the row is held against, where it is not its
+            own: "IRN", whose published seeds are the usual ones of a plain "CAM".
         variant: what sets it apart from other rows of the method: "product, threshold 0.21".
         targets: the nodes whose metric is the number, one for each seed.
         seeds: their seeds, in the same order.
@@ -47,6 +49,7 @@ class Entry:
     task: str
     split: str
     method: str
+    reference: str = ""
     variant: str = ""
     targets: tuple[Node, ...]
     seeds: tuple[int, ...]
@@ -110,6 +113,7 @@ class Row:
     task: str
     split: str
     method: str
+    reference: str = ""
     variant: str = ""
     values: tuple[float, ...]
     seeds: tuple[int, ...] = ()
@@ -158,14 +162,14 @@ class Row:
 
     @classmethod
     def from_json(cls, data: bytes, where: str) -> Row:
-        """Parse a stored row; raises Corrupt naming `where` it lies."""
+        """Parse a stored row, of an older version too; raises Corrupt naming `where` it lies."""
         try:
             found = json.loads(data)
-            given: dict[str, Any] = {each.name: found[each.name] for each in fields(cls)}
-            for name in ("values", "seeds", "keys", "commits"):
+            given: dict[str, Any] = {f.name: found[f.name] for f in fields(cls) if f.name in found}
+            for name in {"values", "seeds", "keys", "commits"} & given.keys():
                 given[name] = tuple(given[name])
-            given["pictures"] = tuple(Picture(**picture) for picture in given["pictures"])
-            return cls(**given)
+            pictures = tuple(Picture(**picture) for picture in given.pop("pictures", ()))
+            return cls(**given, pictures=pictures)
         except (ValueError, TypeError, KeyError) as error:
             raise Corrupt(
                 f"{where} is not a row of the board ({error!r}): remove it and run its sweep again"
@@ -181,6 +185,7 @@ def row(entry: Entry, artifacts: Artifacts) -> Row:
         task=entry.task,
         split=entry.split,
         method=entry.method,
+        reference=entry.reference,
         variant=entry.variant,
         values=tuple(_percent(manifest, entry.metric) for manifest in targets),
         seeds=entry.seeds,
@@ -218,8 +223,9 @@ def published_row(
 ) -> Row:
     """A row for somebody else's number, in percent, with where it was read.
 
-    A published row without a variant stands for its method: ours of the same name are compared
-    with it. Raises BoardError for a value that is no percentage, and for one without a source.
+    A published row without a variant stands for its method: ours of the same name, or held against
+    that name, are compared with it. Raises BoardError for a value that is no percentage, and for
+    one without a source.
     """
     if not 1 <= value <= 100:  # below one it is a fraction, surely
         raise BoardError(f"published {method}: value is {value}: give a number in percent")

@@ -30,7 +30,7 @@ PARENT = "mlflow.parentRunId"
 STATUS = {"COMPLETE": "FINISHED", "PRUNED": "KILLED", "FAIL": "FAILED", "RUNNING": "RUNNING"}
 # MLflow's limits, in characters
 LONGEST_NAME, LONGEST_PARAM, LONGEST_TAG, LONGEST_SOURCE = 250, 6000, 8000, 65_535
-ROW_PARAMS = "task split method variant metric oracle crf weights comparable note".split()
+ROW_PARAMS = "task split method reference variant metric oracle crf weights comparable note".split()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

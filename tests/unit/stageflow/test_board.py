@@ -230,7 +230,11 @@ def test_damaged_picture_is_refused_and_a_dropped_one_left_out(artifacts: Artifa
 
 
 def test_rows_come_back_as_they_went(artifacts: Artifacts, rows_of: Callable[..., Row]) -> None:
-    rows = [rows_of(0, 1, 2), theirs(), theirs(70.5, crf=True, url="https://arxiv.org/abs/1")]
+    rows = [
+        rows_of(0, 1, 2, reference="IRN"),
+        theirs(),
+        theirs(70.5, crf=True, url="https://arxiv.org/abs/1"),
+    ]
     for _ in range(2):
         board.save(rows, artifacts.store)
         assert sorted(board.load(artifacts.store), key=lambda row: row.key) == sorted(
@@ -255,7 +259,17 @@ def test_more_seeds_take_the_place_of_fewer(artifacts: Artifacts) -> None:
     }
 
 
-@pytest.mark.parametrize("content", ["{", "[]", '{"task": "CAM seed"}', '{"pictures": [{}]}'])
+def test_row_of_an_older_version_is_read(artifacts: Artifacts) -> None:
+    wanted = {"task": "CAM seed", "split": "voc2012 train", "method": "CAM", "values": [48.3]}
+    artifacts.store.create("board/abc.json", json.dumps(wanted).encode())
+    assert board.load(artifacts.store) == [Row(**(wanted | {"values": (48.3,)}))]
+    for missing in wanted:
+        stored = {name: value for name, value in wanted.items() if name != missing}
+        with pytest.raises(Corrupt, match=f"^here is not a row of the board .*'{missing}'"):
+            Row.from_json(json.dumps(stored).encode(), "here")
+
+
+@pytest.mark.parametrize("content", ["{", "[]", "3", '{"task": "CAM seed"}', '{"pictures": [{}]}'])
 def test_damaged_row_is_named(artifacts: Artifacts, content: str) -> None:
     artifacts.store.create("board/abc.json", content.encode())
     with pytest.raises(Corrupt, match=r"board/abc\.json is not a row of the board"):
@@ -289,6 +303,26 @@ def test_groups_are_tasks_on_a_part_of_a_data_set_best_first() -> None:
         (ours(55.2, oracle=False), "not comparable: published is oracle"),
         (ours(60.0, crf=True), "-1.0"),
         (ours(60.0, method="CAM"), ""),
+        (ours(60.0, split="scenes train (64)"), "not comparable: published on voc2012 train"),
+        (
+            ours(60.0, split="scenes train (64)", comparable="drawn images"),
+            "not comparable: drawn images",
+        ),
+        (ours(60.0, task="segmentation", method="CAM", split="scenes val (64)"), ""),
+        (ours(56.0, method="CAM", reference="ReCAM"), "+1.2 to ReCAM"),
+        (ours(56.0, reference="ReCAM"), "+1.2"),
+        (
+            ours(56.0, method="CAM", reference="ReCAM", comparable="fewer images"),
+            "not comparable to ReCAM: fewer images",
+        ),
+        (
+            ours(56.0, method="CAM", reference="ReCAM", split="scenes train (64)"),
+            "not comparable to ReCAM: published on voc2012 train",
+        ),
+        (
+            ours(56.0, reference="IRN"),  # a published number of its own does not stand in
+            "not comparable to IRN: no published number",
+        ),
         (ours(60.0, task="pseudo label", crf=True), "-10.5"),
         (ours(40.0, task="segmentation", crf=True), "not comparable: published without CRF"),
     ],
@@ -304,6 +338,27 @@ def test_difference_only_under_equal_conditions(row: Row, against: str) -> None:
     lines = [line for group in board.rank([*peers, row]) for line in group.lines]
     assert [line.against for line in lines if line.row == row] == [against]
     assert all(line.against == "" for line in lines if line.row.published)
+
+
+def test_of_several_published_the_one_under_equal_conditions_counts() -> None:
+    peers = [
+        theirs(60.0, split="voc2012 train (82)"),
+        theirs(58.0, oracle=False, crf=True),
+        theirs(50.0),
+        theirs(49.0, oracle=None),
+        theirs(45.0, split="coco2014 train"),
+    ]
+    elsewhere = ours(55.0, split="scenes train (9)")
+    [line, other] = [
+        line
+        for group in board.rank([ours(55.0), elsewhere, *peers])
+        for line in group.lines
+        if not line.row.published
+    ]
+    assert {line.against, other.against} == {
+        "+5.0",
+        "not comparable: published on coco2014 train, voc2012 train",
+    }
 
 
 def test_console_says_what_a_reader_must_know() -> None:

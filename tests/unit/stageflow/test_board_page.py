@@ -103,9 +103,15 @@ def test_page_tells_everything_about_a_row() -> None:
     assert re.search(r"cat\s*61\.2", text)
 
 
+def test_page_tells_whose_number_a_row_is_held_against() -> None:
+    reader = Reader(page([ours(50.0, method="CAM", reference="ReCAM"), theirs()], {}))
+    assert "not comparable to ReCAM: other images" in reader.text
+    assert "held againstReCAM" in reader.text
+
+
 def test_every_text_is_escaped() -> None:
     evil = "<script>alert(1)</script>\"'&"
-    texts = ("task", "split", "method", "variant", "weights", "note", "comparable", "metric")
+    texts = "task split method reference variant weights note comparable metric".split()
     row = ours(
         50.0,
         **dict.fromkeys(texts, evil),

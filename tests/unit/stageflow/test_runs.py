@@ -215,6 +215,7 @@ def board_row(*pictures: str) -> Row:
         task="CAM seed",
         split="scenes train (40)",
         method="ReCAM",
+        reference="IRN",
         variant="product",
         values=(50.0, 60.0),
         seeds=(1, 2),
@@ -255,6 +256,7 @@ def test_a_row_is_one_run_for_each_seed(artifacts: Artifacts) -> None:
     assert values(first, "miou") == [(0, 0.1)]
     assert second.tags["stageflow.seed"] == "2"
     assert second.params["oracle"] == "True"
+    assert second.params["reference"] == "IRN"
     assert (first.started, first.finished) == (900_000, 1010_000)
     assert [given.name for given in first.data] == ["voc"]
     own = [[(file.path, file.sha256) for file in run.files] for run in (first, second)]
