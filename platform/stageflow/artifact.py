@@ -128,15 +128,27 @@ class Artifacts:
         """The manifest of the artifact in `<stage>/<key>`, or None where there is none."""
         return self._read(f"{folder}/manifest.json")
 
+    def folders(self) -> Iterator[str]:
+        """Where each artifact lies: `<stage>/<key>`."""
+        return (name.rpartition("/")[0] for name in self._manifest_names())
+
     def find(self, prefix: str) -> Manifest:
-        """The one artifact whose key starts with `prefix`; raises NotFound for none or several."""
-        names = [name for name in self._manifest_names() if name.split("/")[-2].startswith(prefix)]
-        if len(names) != 1:
-            found = "none has" if not names else "several have: " + ", ".join(names[:3])
+        """The one artifact whose key, or `<stage>/<key>`, starts with `prefix`.
+
+        Raises NotFound for none or several.
+        """
+        whole = "/" in prefix
+        folders = [
+            folder
+            for folder in self.folders()
+            if (folder if whole else folder.partition("/")[2]).startswith(prefix)
+        ]
+        if len(folders) != 1:
+            found = "none has" if not folders else "several have: " + ", ".join(folders[:3])
             raise NotFound(
                 f"no single artifact with the key {prefix}... in {self.store.uri} ({found} it)"
             )
-        manifest = self._read(names[0])
+        manifest = self.at(folders[0])
         assert manifest is not None
         return manifest
 

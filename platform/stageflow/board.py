@@ -223,7 +223,8 @@ def as_json(rows: Iterable[Row]) -> str:
             "task": group.task,
             "part": group.part,
             "rows": [
-                _plain(line.row) | {"difference": line.difference, "reason": line.reason}
+                {"key": line.row.key, **_plain(line.row)}
+                | {"difference": line.difference, "reason": line.reason}
                 for line in group.lines
             ],
         }
@@ -250,10 +251,15 @@ def images(given: Row) -> str:
 
 
 def origin(given: Row) -> str:
-    """Where a row comes from: the published source, or our config key and commits."""
+    """What `stageflow show` finds the row by, and the published source, or our commits."""
     if given.published:
-        return f"published: {given.source}"
+        return f"{given.key[:8]} published: {given.source}"
     return f"{given.config_key[:8]} @ {', '.join(given.commits)}"
+
+
+def cost(given: Row) -> str:
+    """How long everything took that a row rests on, and how much of it GPUs were held."""
+    return f"{duration(given.wall_seconds)}; GPU {duration(given.gpu_seconds)}"
 
 
 def duration(seconds: float) -> str:

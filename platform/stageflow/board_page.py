@@ -9,7 +9,7 @@ from base64 import b64encode
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 
-from stageflow.board import MASKS, Group, Line, duration, rank, score, seed_count
+from stageflow.board import MASKS, Group, Line, cost, duration, rank, score, seed_count
 from stageflow.board_row import Picture, Row
 
 STEP = 5  # the scale of a group's marks ends at multiples of so many percent
@@ -196,7 +196,7 @@ def _head(name: str, title: str, low: float, high: float) -> str:
 def _body(line: Line, low: float, high: float, pictures: Mapping[Picture, bytes]) -> str:
     row = line.row
     against = "" if line.difference is None else f"{line.difference:.4f}"
-    cost = "" if row.published else f"{row.wall_seconds:.1f}"
+    seconds = "" if row.published else f"{row.wall_seconds:.1f}"
     cells = (
         (row.name, _method(row)),
         (f"{row.mean:.4f}", _score(row)),
@@ -209,7 +209,7 @@ def _body(line: Line, low: float, high: float, pictures: Mapping[Picture, bytes]
             {True: "yes", False: "no", None: ""}[row.crf],
         ),
         (row.weights, escape(row.weights)),
-        (cost, "" if row.published else duration(row.wall_seconds)),
+        (seconds, "" if row.published else duration(row.wall_seconds)),
         (against, _against(line)),
     )
     tds = "".join(
@@ -276,7 +276,6 @@ def _facts(row: Row) -> str:
         f"seed {seed}: {value:.2f} <code>{escape(key)}</code>"
         for seed, value, key in zip(row.seeds, row.values, row.keys, strict=False)
     ]
-    cost = f"{duration(row.wall_seconds)}; GPU {duration(row.gpu_seconds)}"
     facts: list[tuple[str, Sequence[str]]] = [
         ("note", [escape(row.note)]),
         ("held against", [escape(row.reference)]),
@@ -285,10 +284,11 @@ def _facts(row: Row) -> str:
         ("thread or paper", [_link(row.url)]),
         ("value", [f"{row.mean:g}"] if row.published else values),
         ("metric", [] if row.published else [escape(row.metric)]),
+        ("row key", [_code(row.key)]),
         ("config key", [_code(row.config_key)]),
         ("commit", [_code(commit) for commit in row.commits]),
         ("data key", [f"{escape(name)} {_code(key)}" for key, name in row.data.items()]),
-        ("cost", [] if row.published else [cost]),
+        ("cost", [] if row.published else [cost(row)]),
     ]
     return f"<dl>{''.join(_fact(name, texts) for name, texts in facts if any(texts))}</dl>"
 

@@ -4,23 +4,22 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterator, Sequence
-from datetime import datetime
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
-from rich.tree import Tree
 
 from stageflow import board
-from stageflow.artifact import Artifacts, Manifest
 from stageflow.options import OptionError, add_flags, from_flags
 from stageflow.redact import safe
 from stageflow.settings import Settings
 from stageflow.store import StoreError
 from stageflow.store_check import self_test
+from stageflow.trace import trace
 
-CONSOLE = Console(highlight=False)
+CONSOLE = Console(highlight=False, emoji=False)  # ":cat:" is text
 STYLES = ("table", "markdown", "json")
+KEYS = {"show": "the key of an artifact or of a row of the board", "forget": "an artifact's key"}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -52,8 +51,8 @@ def _parser() -> argparse.ArgumentParser:
             sub.add_argument(
                 "study", metavar="STUDY", nargs="?", help="its name; without it, all studies"
             )
-        elif name in ("show", "forget"):
-            sub.add_argument("key", metavar="KEY", help="an artifact's key, or its first digits")
+        elif name in KEYS:
+            sub.add_argument("key", metavar="KEY", help=f"{KEYS[name]}, or its first digits")
         add_flags(sub.add_argument_group("where things are kept"), Settings())
     return parser
 
@@ -77,47 +76,9 @@ def _board(settings: Settings, html: Path | None, style: str) -> None:
 
 
 def _show(settings: Settings, key: str) -> None:
-    """Show what an artifact is made of: config, inputs up to the data, commit, metrics, cost."""
-    artifacts = settings.artifacts()
-    manifest = artifacts.find(key)
-    for line in _facts(manifest):
-        CONSOLE.print(line, soft_wrap=True)
-    CONSOLE.print(_lineage(manifest, artifacts, seen=set()), soft_wrap=True)
-
-
-def _facts(manifest: Manifest) -> Iterator[str]:
-    made = datetime.fromtimestamp(manifest.started).isoformat(" ", "seconds")
-    yield f"[bold]{manifest.stage}[/] {manifest.key}"
-    where = f"{', '.join(manifest.hosts)} ({manifest.device})"
-    yield f"made     {made} on {where}, {manifest.wall_seconds:.1f} s"
-    yield f"commit   {manifest.commit}, version {manifest.version}, code {manifest.fingerprint}"
-    yield "with     " + ", ".join(f"{name} {number}" for name, number in manifest.libraries.items())
-    for step in manifest.resumed_from:
-        yield f"resumed  from step {step}"
-    for name, value in manifest.metrics.items():
-        yield f"metric   {name} = {value:.6g}"
-    for file in manifest.files:
-        yield f"file     {file.path}  {file.size:,} bytes  sha256 {file.sha256[:12]}"
-
-
-def _lineage(manifest: Manifest, artifacts: Artifacts, seen: set[str]) -> Tree:
-    """The artifact with its configuration, and under it what it was made from; each told once."""
-    if manifest.key in seen:
-        return Tree(f"[bold]{manifest.stage}[/] {manifest.key}  [dim]as above[/]")
-    seen.add(manifest.key)
-    config = ", ".join(f"{name}={value}" for name, value in manifest.config.items())
-    tree = Tree(f"[bold]{manifest.stage}[/] {manifest.key}  [dim]{config}[/]")
-    for parameter, given in manifest.inputs.items():
-        if "identity" in given:
-            identity = ", ".join(
-                f"{name}={str(value)[:16]}" for name, value in given["identity"].items()
-            )
-            tree.add(f"{parameter}: data {given['name']} {given['key']}  [dim]{identity}[/]")
-        else:
-            made = artifacts.at(f"{given['name']}/{given['key']}")
-            gone = f"{given['name']} {given['key']}  [dim]forgotten[/]"
-            tree.add(_lineage(made, artifacts, seen) if made else gone)
-    return tree
+    """Show what a row of the board, or an artifact, is made of: config, data, commit, cost."""
+    for told in trace(key, settings.artifacts()):
+        CONSOLE.print(told, soft_wrap=True)
 
 
 def _forget(settings: Settings, key: str) -> None:

@@ -350,13 +350,17 @@ class TestFind:
     def test_by_its_first_digits(self, artifacts: Artifacts, tmp_path: Path) -> None:
         made = publish(artifacts, tmp_path / "out", a="1")
         assert artifacts.find(KEY[:4]) == artifacts.find(KEY) == made
+        assert artifacts.find(f"tell/{KEY[:4]}") == artifacts.find(f"tell/{KEY}") == made
+        for other in ("tell", f"ell/{KEY}", f"teller/{KEY}"):
+            with pytest.raises(NotFound):
+                artifacts.find(other)
 
     def test_none_or_several(self, artifacts: Artifacts, store: FolderStore) -> None:
         with pytest.raises(NotFound, match=r"no single artifact with the key abc\.\.\. in .*none"):
             artifacts.find("abc")
         for key in ("abc1", "abc2"):
             store.create(f"tell/{key}/manifest.json", manifest(key=key).to_json())
-        with pytest.raises(NotFound, match=r"several have: tell/abc\d/manifest.json, tell/abc\d"):
+        with pytest.raises(NotFound, match=r"several have: tell/abc\d, tell/abc\d it"):
             artifacts.find("abc")
 
     def test_all(self, artifacts: Artifacts, store: FolderStore) -> None:
@@ -369,6 +373,7 @@ class TestFind:
         assert sorted(found.key for found in artifacts.all()) == ["1", "2", "3"]
         assert sorted(found.key for found in artifacts.all("tell")) == ["1", "2"]
         assert list(artifacts.all("absent")) == []
+        assert sorted(artifacts.folders()) == ["tell/1", "tell/2", "teller/3"]
 
 
 def test_withdraw(artifacts: Artifacts, store: FolderStore, tmp_path: Path) -> None:

@@ -91,6 +91,7 @@ def test_page_tells_everything_about_a_row() -> None:
         "not comparable: fewer images",
         "seed 0: 50.00 key0",
         "seed 1: 54.00 key1",
+        row.key,
         "c0f1",
         "abc123",
         "voc2012 d4ta",

@@ -50,8 +50,25 @@ def test_show_tells_config_and_lineage(key: str, capsys: pytest.CaptureFixture[s
 
 def test_forget_has_it_made_again(key: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["forget", key]) == 0
-    assert main(["show", key]) == 2
+    assert main(["show", key]) == 0
+    assert f"100.00 from {key}, which was forgotten" in capsys.readouterr().out
+    assert main(["forget", key]) == 2
     assert re.fullmatch(r"error: no single artifact .*\n", capsys.readouterr().err)
+
+
+def test_show_names_what_it_looked_through(key: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["show", "nothing"]) == 2
+    error = capsys.readouterr().err
+    assert re.fullmatch(r"error: no single key .* 1 artifacts and 1 rows .*\n", error)
+
+
+def test_show_takes_the_key_that_the_board_shows(
+    key: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["board"]) == 0
+    [shown] = re.findall(r"([0-9a-f]{8}) @", capsys.readouterr().out)
+    assert main(["show", shown]) == 0
+    assert "seed 0   100.00 from count/" in capsys.readouterr().out
 
 
 def test_board_in_every_form(key: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
