@@ -217,6 +217,27 @@ class Artifacts:
             self.get(f"{manifest.stage}/{manifest.key}", manifest.files, target, cure)
         return target
 
+    def copy(self, manifest: Manifest, target: Path) -> None:
+        """Copy the files to `target`, absent or an empty folder, where all appear or none.
+
+        They are the caller's own: no later write into them reaches store or cache. Raises
+        FileExistsError, and what `fetch` raises.
+        """
+        there = target.exists()
+        if there and not (target.is_dir() and not any(target.iterdir())):
+            raise FileExistsError(f"{target} is there already: name a new or an empty folder")
+        fetched, beside = self.fetch(manifest), target if there else target.absolute().parent
+        beside.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=beside, prefix=".fetch-") as temporary:
+            fresh = Path(temporary) / "files"
+            shutil.copytree(fetched, fresh, copy_function=shutil.copyfile)
+            _verify(manifest, fresh, f"remove {fetched} and fetch again")
+            if not there:
+                fresh.rename(target)
+                return
+            for path in fresh.iterdir():  # the folder may be a mount, and somebody may be in it
+                path.rename(target / path.name)
+
     def get(self, folder: str, files: Sequence[File], target: Path, cure: str) -> None:
         """Download files to the directory `target`, which appears complete or not at all.
 
@@ -261,6 +282,13 @@ class Artifacts:
 def folder_of(node: Node) -> str:
     """Where the node's artifact lies in every store: `<stage>/<key>`."""
     return f"{node.name}/{node.key}"
+
+
+def _verify(manifest: Manifest, folder: Path, cure: str) -> None:
+    for file in manifest.files:
+        path = folder / file.path
+        if not path.is_file() or sha256(path) != file.sha256:
+            raise Corrupt(f"{file.path} of {manifest.key} has not its recorded SHA-256: {cure}")
 
 
 def sha256(path: Path) -> str:

@@ -19,14 +19,19 @@ from stageflow.trace import trace
 
 CONSOLE = Console(highlight=False, emoji=False)  # ":cat:" is text
 STYLES = ("table", "markdown", "json")
-KEYS = {"show": "the key of an artifact or of a row of the board", "forget": "an artifact's key"}
+KEYS = {
+    "show": "the key of an artifact or of a row of the board",
+    "fetch": "an artifact's key",
+    "forget": "an artifact's key",
+}
+WORDS = ("key", "folder", "study", "html", "style")  # what is no setting
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb. Returns the exit status: 0, or 2 for bad input."""
     given = vars(_parser().parse_args(arguments))
     verb = given.pop("verb")
-    words = {name: given.pop(name) for name in ("key", "study", "html", "style") if name in given}
+    words = {name: given.pop(name) for name in WORDS if name in given}
     try:
         verb(from_flags(Settings(), given), **words)
     except (OptionError, StoreError, ValueError, OSError, RuntimeError) as error:
@@ -53,6 +58,8 @@ def _parser() -> argparse.ArgumentParser:
             )
         elif name in KEYS:
             sub.add_argument("key", metavar="KEY", help=f"{KEYS[name]}, or its first digits")
+        if name == "fetch":
+            sub.add_argument("folder", type=Path, metavar="FOLDER", help="a new one, or an empty")
         add_flags(sub.add_argument_group("where things are kept"), Settings())
     return parser
 
@@ -79,6 +86,17 @@ def _show(settings: Settings, key: str) -> None:
     """Show what a row of the board, or an artifact, is made of: config, data, commit, cost."""
     for told in trace(key, settings.artifacts()):
         CONSOLE.print(told, soft_wrap=True)
+
+
+def _fetch(settings: Settings, key: str, folder: Path) -> None:
+    """Copy the files of an artifact into a new folder, each checked against its digest."""
+    artifacts = settings.artifacts()
+    manifest = artifacts.find(key)
+    artifacts.copy(manifest, folder)
+    size = sum(file.size for file in manifest.files)
+    CONSOLE.print(
+        f"{len(manifest.files)} files, {size:,} bytes in {folder}", markup=False, soft_wrap=True
+    )
 
 
 def _forget(settings: Settings, key: str) -> None:
@@ -111,4 +129,11 @@ def _relog(settings: Settings, study: str | None) -> None:
         raise RuntimeError(safe(f"MLflow at {settings.tracking}: {root_cause(error)}")) from error
 
 
-VERBS = {"board": _board, "show": _show, "forget": _forget, "check": _check, "relog": _relog}
+VERBS = {
+    "board": _board,
+    "show": _show,
+    "fetch": _fetch,
+    "forget": _forget,
+    "check": _check,
+    "relog": _relog,
+}

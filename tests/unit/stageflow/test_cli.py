@@ -37,7 +37,7 @@ def key() -> str:
 
 def test_the_verbs_are_these() -> None:
     """A promise to scripts: change this list knowingly."""
-    assert list(VERBS) == ["board", "show", "forget", "check", "relog"]
+    assert list(VERBS) == ["board", "show", "fetch", "forget", "check", "relog"]
 
 
 def test_show_tells_config_and_lineage(key: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -69,6 +69,43 @@ def test_show_takes_the_key_that_the_board_shows(
     [shown] = re.findall(r"([0-9a-f]{8}) @", capsys.readouterr().out)
     assert main(["show", shown]) == 0
     assert "seed 0   100.00 from count/" in capsys.readouterr().out
+
+
+def test_fetch_copies_the_files(
+    key: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "[new]" / "one"
+    assert main(["fetch", f"count/{key[:8]}", str(folder)]) == 0
+    assert (folder / "value").read_text() == "1"
+    assert capsys.readouterr().out == f"1 files, 1 bytes in {folder}\n"
+
+
+@pytest.mark.parametrize(
+    ("digits", "place", "words"),
+    [
+        ("nothing", "new", "no single artifact with the key nothing"),
+        ("", "taken", "is there already: name a new or an empty folder"),
+        ("", "taken/file", "is there already: name a new or an empty folder"),
+        ("", "taken/file/new", "File exists"),
+    ],
+)
+def test_fetch_fails_in_one_line(
+    key: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    digits: str,
+    place: str,
+    words: str,
+) -> None:
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken" / "file").write_text("mine")
+    assert main(["fetch", digits or key, str(tmp_path / place)]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert words in error
+    assert error.count("\n") == 1
+    assert [path.name for path in tmp_path.rglob("*") if path.is_file()].count("file") == 1
+    assert not (tmp_path / "new").exists()
 
 
 def test_board_in_every_form(key: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
