@@ -1,11 +1,15 @@
-"""One execution of a sweep's command: search, then the board; what is done is read, not made."""
+"""One execution of a sweep's command: search, then the board and what else people take away.
+
+What is done is read, not made.
+"""
 
 from __future__ import annotations
 
 import functools
 import os
+import shlex
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence, Set
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -29,6 +33,7 @@ from stageflow.fingerprint import fingerprint
 from stageflow.identity import digest
 from stageflow.live import LiveView
 from stageflow.plan import Plan, Status, plan
+from stageflow.product import Product
 from stageflow.report import trial_headline, trial_table
 from stageflow.results import write_section
 from stageflow.search import Objective, search
@@ -40,6 +45,41 @@ from stageflow.store_check import self_test
 if TYPE_CHECKING:
     from stageflow.study import Study
     from stageflow.sweep import Sweep
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Wanted:
+    """What a command makes in the end: results for the board, and files to take away."""
+
+    entries: Sequence[Entry]
+    products: Sequence[Product]
+
+    def __post_init__(self) -> None:
+        names = [product.name for product in self.products]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f"two products are called {twice[0]!r}: give each a name of its own")
+
+    @property
+    def nodes(self) -> list[Node]:
+        """All that they need."""
+        return [*_nodes(self.entries), *(product.node for product in self.products)]
+
+    def without(self, failed: Set[str]) -> Wanted:
+        """Those of which no node has a key among the failed."""
+        return Wanted(
+            entries=[e for e in self.entries if not failed & {n.key for n in _nodes([e])}],
+            products=[product for product in self.products if product.node.key not in failed],
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Made:
+    """What of it is whole, and a table of what failed."""
+
+    rows: Sequence[Row]
+    products: Sequence[Product]
+    failures: str = ""
 
 
 @dataclass(slots=True)
@@ -58,13 +98,12 @@ class Session:
     _executor: Executor | None = None
 
     def run(self) -> None:
-        """Do what the command says. Raises RunError when the board or every trial failed."""
-        entries = functools.partial(self.sweep.entries, options=self.options)
+        """Do what the command says. Raises RunError when a result or every trial failed."""
         # Built first of all, so that bad input is told before anything is written or started.
-        usual = entries(self.sweep.defaults)
+        wanted = self._wanted(self.sweep.defaults)
         objective = self._objective()
         trial = [] if objective is None else [objective.pipeline(self.sweep.defaults)]
-        first = [*trial, *_nodes(usual)]
+        first = [*trial, *wanted.nodes]
         store = self.settings.open_store()
         artifacts = Artifacts(store, home() / "cache")
         steps = plan(*first, artifacts=artifacts)
@@ -75,14 +114,23 @@ class Session:
         self._decide_stale(steps)
         with self.closing:
             if objective is not None and not self.trials:
-                self._fill_board(usual, artifacts)
+                self._finish(self._make(wanted, artifacts))
                 return
             with self._study(trial or first) as study, self._tracked(study, artifacts):
                 if objective is not None:
                     self._search(study, objective, artifacts)
-                    usual = entries(replace(self.sweep.defaults, **self._best(study)))
-                rows = self._fill_board(usual, artifacts)
-                study.note("rows", [row.key for row in rows])
+                    wanted = self._wanted(replace(self.sweep.defaults, **self._best(study)))
+                made = self._make(wanted, artifacts)
+                study.note("rows", [row.key for row in made.rows])
+                study.note("products", {given.name: given.folder for given in made.products})
+                self._finish(made)
+
+    def _wanted(self, params: Any) -> Wanted:
+        products = self.sweep.products
+        return Wanted(
+            entries=self.sweep.entries(params, self.options),
+            products=() if products is None else products(params, self.options),
+        )
 
     def _objective(self) -> Objective[Any] | None:
         if self.sweep.pipeline is None:
@@ -186,9 +234,9 @@ class Session:
             raise RunError("no trial completed:\n" + "\n".join(f"  {reason}" for reason in reasons))
         return dict(best.params)
 
-    def _fill_board(self, entries: Sequence[Entry], artifacts: Artifacts) -> list[Row]:
-        """Make the entries' nodes, save their rows, and show the board."""
-        nodes = _nodes(entries)
+    def _make(self, wanted: Wanted, artifacts: Artifacts) -> Made:
+        """Make what is wanted; save and show what is whole of it."""
+        nodes = wanted.nodes
         steps = plan(*nodes, artifacts=artifacts, remake=self.on_stale is OnStale.RERUN)
         missing = bool(steps.of(Status.RUN))
         # With everything there, no cluster has to be started to read it.
@@ -197,23 +245,45 @@ class Session:
             if missing
             else LocalExecutor(artifacts, on_stale=self.on_stale)
         )
-        view = LiveView(self.console, headline=lambda: "filling the board")
+        doing = "filling the board" if wanted.entries else "making the products"
+        view = LiveView(self.console, headline=lambda: doing)
         with view.shown():
             outcomes = executor.run(nodes, view)
         failed = {node.key for node in nodes if isinstance(outcomes[node.key], Failed)}
-        whole = [e for e in entries if not failed & {node.key for node in _nodes([e])}]
-        rows = [board.row(entry, artifacts) for entry in whole]
-        board.save([*rows, *self.sweep.published], artifacts.store)
-        for table in board.console([*rows, *self.sweep.published]):
+        # What is whole is kept, whatever failed: the same command needs to make the rest only.
+        whole = wanted.without(failed)
+        rows = [board.row(entry, artifacts) for entry in whole.entries]
+        self._keep([*rows, *self.sweep.published], artifacts.store)
+        self._tell(whole.products)
+        failures = failure_table(outcomes, nodes) if failed else ""
+        return Made(rows=rows, products=whole.products, failures=failures)
+
+    def _keep(self, rows: Sequence[Row], store: Store) -> None:
+        board.save(rows, store)
+        for table in board.console(rows):
             self.console.print(table)
-        if failed:  # what is whole is kept: the same command needs to make the rest only
-            raise RunError(failure_table(outcomes, nodes))
+
+    def _tell(self, products: Sequence[Product]) -> None:
+        """Say how to get the files of each, from the store that was named."""
+        store = self.settings.store
+        place = "" if store == Settings().store else f" --store {shlex.quote(store)}"
+        for product in products:
+            line = f"{product.name}: {product.command}{place}"
+            self.console.print(line, markup=False, emoji=False, soft_wrap=True)
+
+    def _finish(self, made: Made) -> None:
+        if made.failures:
+            raise RunError(made.failures)
         if self.results is not None:
-            summary = self.sweep.summary
-            usual = f"## {self.sweep.name}\n\n{board.markdown(rows)}"
-            write_section(self.results, summary(rows, self.options) if summary else usual)
+            summary = self.sweep.summary if made.rows else None  # it may rely on a row
+            text = summary(made.rows, self.options) if summary else self._usual_section(made)
+            write_section(self.results, text)
             self.console.print(f"wrote {self.results}")
-        return rows
+
+    def _usual_section(self, made: Made) -> str:
+        taken = (f"- {product.name}: `{product.command}`" for product in made.products)
+        parts = [f"## {self.sweep.name}", board.markdown(made.rows), "\n".join(taken)]
+        return "\n\n".join(part for part in parts if part)
 
     @contextmanager
     def _tracked(self, study: Study[Any], artifacts: Artifacts) -> Iterator[None]:

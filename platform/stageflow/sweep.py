@@ -3,11 +3,13 @@
     def space(trial, options): ...       # what Optuna may choose
     def pipeline(params, options): ...   # parameters -> the node whose metric is the objective
     def entries(params, options): ...    # what to put on the leaderboard, for the best parameters
+    def products(params, options): ...   # files that people take away, made along with it
     if __name__ == "__main__":
         sys.exit(main(Sweep(...)))
 
 The same command again continues where it was stopped, and never repeats what is done. An experiment
-that has nothing to search, and only puts methods side by side, leaves space and pipeline out.
+that has nothing to search, and only puts methods side by side, leaves space and pipeline out; one
+that has nothing to take away leaves products out.
 """
 
 from __future__ import annotations
@@ -26,6 +28,7 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 from stageflow.board import Entry, Row
 from stageflow.executor import RunError
 from stageflow.options import OptionError, add_flags, from_file, from_flags
+from stageflow.product import Product
 from stageflow.session import Session
 from stageflow.settings import Settings
 from stageflow.stage import Node
@@ -61,7 +64,15 @@ class Entries(Protocol[Chosen, Given]):
     """Parameters to results worth showing."""
 
     def __call__(self, params: Chosen, options: Given) -> Sequence[Entry]:
-        """What to put on the board, for the best parameters."""
+        """What to put on the board, for the best parameters; none where none can be scored."""
+        ...
+
+
+class Products(Protocol[Chosen, Given]):
+    """Parameters to files that people take away."""
+
+    def __call__(self, params: Chosen, options: Given) -> Sequence[Product]:
+        """What to make along with the board, for the best parameters."""
         ...
 
 
@@ -82,7 +93,8 @@ class Sweep(Generic[Options, Params]):
         about: what it does, for `--help`; usually the module's docstring.
         options: what a user may set by flags; its values are the defaults.
         defaults: the parameters to try first, for instance the published ones.
-        space, pipeline, entries: see the module's docstring; with no pipeline nothing is searched.
+        space, pipeline, entries, products: see the module's docstring; with no pipeline nothing is
+            searched.
         summary: what `--results FILE.md` writes of the rows; without it, the board as Markdown.
         metric: the objective, a metric of the pipeline's node.
         rung: a metric that stages report on the way, on which ASHA stops trials; "" for none.
@@ -97,6 +109,7 @@ class Sweep(Generic[Options, Params]):
     space: Space[Options, Params] | None = None
     pipeline: Pipeline[Params, Options] | None = None
     entries: Entries[Params, Options]
+    products: Products[Params, Options] | None = None
     summary: Summary[Options] | None = None
     metric: str = "miou"
     rung: str = ""

@@ -1,5 +1,6 @@
 """A sweep's command, from flags to the board, with toy stages and without Ray."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -10,7 +11,9 @@ import pytest
 from stageflow import board
 from stageflow.artifact import Artifacts
 from stageflow.board import Entry, Row
+from stageflow.cli import main as stageflow
 from stageflow.context import Context
+from stageflow.product import Product
 from stageflow.settings import Settings, home
 from stageflow.stage import Metrics, Node, stage
 from stageflow.study import Study, StudyError
@@ -73,6 +76,28 @@ def entries(params: Params, options: Options) -> Sequence[Entry]:
             weights="none",
         )
     ]
+
+
+@stage(version="1")
+def picture(context: Context, guess: Path, config: Guess) -> None:
+    """The guess as a text; guesses above 0.9 cannot be drawn."""
+    if config.value > 0.9:
+        raise ValueError(f"value is {config.value}: too large to draw")
+    (context.out / "guess.txt").write_text(str(config.value))
+
+
+def products(params: Params, options: Options) -> Sequence[Product]:
+    guess = closeness(Guess(value=params.value))
+    return [Product(name="the [guess]", node=picture(guess, Guess(value=params.value)))]
+
+
+def undrawable(params: Params, options: Options) -> Sequence[Product]:
+    node = picture(closeness(Guess(value=params.value)), Guess(value=1.0))
+    return [*products(params, options), Product(name="too large", node=node)]
+
+
+def no_entries(params: Params, options: Options) -> Sequence[Entry]:
+    return []
 
 
 SWEEP = Sweep(
@@ -159,6 +184,58 @@ def test_results_for_a_folder_that_is_not_there(
     assert main(SWEEP, (*LOCAL, f"--results={tmp_path / 'no' / 'board.md'}")) == 2
     assert f"folder {tmp_path / 'no'} does not exist" in capsys.readouterr().err
     assert not list(Artifacts(Settings().open_store(), Path()).all())
+
+
+def test_products_are_made_and_can_be_fetched(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """For the best parameters, by the command that the last line of the sweep says."""
+    assert main(replace(SWEEP, products=products), LOCAL) == 0
+    best = max(study().trials(), key=lambda trial: trial.value or 0)
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last.startswith("the [guess]: stageflow fetch picture/")
+    words = last.partition(": stageflow ")[2].split()
+    assert stageflow([*words[:-1], str(tmp_path / words[-1])]) == 0
+    assert float((tmp_path / "FOLDER" / "guess.txt").read_text()) == best.params["value"]
+    assert [*study().notes()["products"]] == ["the [guess]"]
+
+
+def test_products_without_entries(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    store = tmp_path / "a store"
+    only = replace(SWEEP, space=None, pipeline=None, entries=no_entries, products=products)
+    results = tmp_path / "results.md"
+    assert main(only, (*LOCAL, f"--store={store}", f"--results={results}")) == 0
+    out = capsys.readouterr().out
+    assert f" FOLDER --store '{store}'\n" in out
+    assert "mIoU" not in out
+    assert study().notes()["rows"] == []
+    assert re.search(
+        r"## toy\n\n- the \[guess\]: `stageflow fetch pic.* FOLDER`\n$", results.read_text()
+    )
+
+
+def test_a_failed_product_fails_the_command_when_all_else_is_kept(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    sweep = replace(SWEEP, space=None, pipeline=None, products=undrawable)
+    assert main(sweep, LOCAL) == 1
+    told = capsys.readouterr()
+    assert "too large to draw" in told.err
+    assert "the [guess]: stageflow fetch" in told.out
+    assert "too large: stageflow fetch" not in told.out
+    [row] = board.load(Settings().open_store())
+    assert study().notes()["rows"] == [row.key]
+    assert [*study().notes()["products"]] == ["the [guess]"]
+    assert main(sweep, (*LOCAL, "--plan")) == 0
+    assert capsys.readouterr().out.splitlines()[-1].startswith("1 to run")
+
+
+def test_products_have_names_of_their_own(capsys: pytest.CaptureFixture[str]) -> None:
+    twice = replace(SWEEP, products=lambda params, options: 2 * products(params, options))
+    assert main(twice, LOCAL) == 2
+    assert capsys.readouterr().err == (
+        "error: two products are called 'the [guess]': give each a name of its own\n"
+    )
 
 
 def test_a_plan_runs_nothing(capsys: pytest.CaptureFixture[str]) -> None:
