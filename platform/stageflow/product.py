@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from stageflow.artifact import folder_of
@@ -41,3 +42,8 @@ def fetch_command(folder: str) -> str:
     """How to get the files of the artifact in `<stage>/<key>`."""
     stage, _, key = folder.rpartition("/")
     return f"stageflow fetch {stage}/{key[:SHOWN]} FOLDER"
+
+
+def listing(products: Mapping[str, str]) -> str:
+    """A list in Markdown of how to get each: names, and where they lie as `<stage>/<key>`."""
+    return "".join(f"- {name}: `{fetch_command(place)}`\n" for name, place in products.items())

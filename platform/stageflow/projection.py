@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from stageflow import board
 from stageflow.board_page import page
+from stageflow.board_row import Row
+from stageflow.product import listing
 from stageflow.settings import Settings
 from stageflow.store import Store
 from stageflow.study import Study, StudyError, study_names
@@ -14,7 +16,7 @@ from stageflow.tracking import Links, Tracked, project
 
 
 def describe(study: Study[Any], *, sweep: str, options: Mapping[str, Any], metric: str) -> None:
-    """Keep with the study what MLflow shall say of the sweep; its rows follow at the end."""
+    """Keep with the study what MLflow shall say of the sweep; rows and products follow later."""
     study.note("sweep", {"name": sweep, "options": dict(options), "metric": metric})
 
 
@@ -25,6 +27,7 @@ def tracked(study: Study[Any], store: Store) -> Tracked:
     everything = board.load(store) if wanted else []
     rows = [row for row in everything if row.key in wanted]
     shown = [*rows, *(row for row in everything if row.published)]
+    products = notes.get("products", {})
     return Tracked(
         experiment=sweep["name"],
         study=study.name,
@@ -32,8 +35,19 @@ def tracked(study: Study[Any], store: Store) -> Tracked:
         options=sweep["options"],
         rows=rows,
         metric=sweep["metric"],
-        page=page(shown, board.read_pictures(rows, store)) if rows else None,
+        products={name: f"{store.uri}/{place}" for name, place in products.items()},
+        files=(_leaderboard(shown, store) if rows else {})
+        | ({"products.md": listing(products)} if products else {}),
     )
+
+
+def _leaderboard(rows: Sequence[Row], store: Store) -> dict[str, str]:
+    """The board for people, for programs and for documents."""
+    return {
+        "leaderboard.html": page(rows, board.read_pictures(rows, store)),
+        "leaderboard.json": board.as_json(rows),
+        "leaderboard.md": board.markdown(rows),
+    }
 
 
 def relog(settings: Settings, name: str | None) -> Iterator[tuple[str, Links]]:

@@ -44,7 +44,8 @@ class Tracked:
         options: of the sweep, nested or not; parameters of the parent run.
         rows: of the board that rest on this study.
         metric: name of the objective.
-        page: the leaderboard as HTML, kept with the parent run; None while there is none.
+        products: the address of each artifact to take away, by its name; tags of the parent run.
+        files: texts by name, kept with the parent run: the leaderboard, once there is one.
     """
 
     experiment: str
@@ -53,7 +54,8 @@ class Tracked:
     options: Mapping[str, Any]
     rows: Sequence[Row] = ()
     metric: str
-    page: str | None = None
+    products: Mapping[str, str] = field(default_factory=dict)
+    files: Mapping[str, str] = field(default_factory=dict)
 
 
 class Point(NamedTuple):
@@ -152,7 +154,8 @@ class Lineages:
 def study_run(tracked: Tracked) -> Run:
     """The parent: it runs as long as a trial does."""
     counts = Counter(trial.state.lower() for trial in tracked.trials)
-    page, now = tracked.page, time.time()
+    summary = {"trials": ", ".join(f"{n} {state}" for state, n in sorted(counts.items()))}
+    now = time.time()
     return Run(
         kind="stageflow.study",
         identity=tracked.study,
@@ -163,10 +166,11 @@ def study_run(tracked: Tracked) -> Run:
         if counts["running"]
         else _ms(max((t.finished for t in tracked.trials if t.finished), default=now)),
         params=_params(tracked.options),
-        tags=_tags({"trials": ", ".join(f"{n} {state}" for state, n in sorted(counts.items()))}),
-        files=()
-        if page is None
-        else (Attachment("leaderboard.html", hashlib.sha256(page.encode()).hexdigest(), page),),
+        tags=_tags(summary | {f"product.{name}": at for name, at in tracked.products.items()}),
+        files=tuple(
+            Attachment(name, hashlib.sha256(text.encode()).hexdigest(), text)
+            for name, text in tracked.files.items()
+        ),
     )
 
 

@@ -33,7 +33,7 @@ from stageflow.fingerprint import fingerprint
 from stageflow.identity import digest
 from stageflow.live import LiveView
 from stageflow.plan import Plan, Status, plan
-from stageflow.product import Product
+from stageflow.product import Product, listing
 from stageflow.report import trial_headline, trial_table
 from stageflow.results import write_section
 from stageflow.search import Objective, search
@@ -81,6 +81,11 @@ class Made:
     products: Sequence[Product]
     failures: str = ""
 
+    @property
+    def places(self) -> dict[str, str]:
+        """Where each product lies, by its name."""
+        return {product.name: product.folder for product in self.products}
+
 
 @dataclass(slots=True)
 class Session:
@@ -122,7 +127,7 @@ class Session:
                     wanted = self._wanted(replace(self.sweep.defaults, **self._best(study)))
                 made = self._make(wanted, artifacts)
                 study.note("rows", [row.key for row in made.rows])
-                study.note("products", {given.name: given.folder for given in made.products})
+                study.note("products", made.places)
                 self._finish(made)
 
     def _wanted(self, params: Any) -> Wanted:
@@ -281,8 +286,7 @@ class Session:
             self.console.print(f"wrote {self.results}")
 
     def _usual_section(self, made: Made) -> str:
-        taken = (f"- {product.name}: `{product.command}`" for product in made.products)
-        parts = [f"## {self.sweep.name}", board.markdown(made.rows), "\n".join(taken)]
+        parts = [f"## {self.sweep.name}", board.markdown(made.rows), listing(made.places)]
         return "\n\n".join(part for part in parts if part)
 
     @contextmanager

@@ -130,7 +130,7 @@ def tracked(tmp_path: Path, artifacts: Artifacts) -> Tracked:
         options={"subset": "", "epochs": 3},
         rows=[row(entry, artifacts)],
         metric="miou",
-        page="<p>Größe</p>",
+        files={"leaderboard.html": "<p>Größe</p>", "leaderboard.md": "| Größe |"},
     )
 
 
@@ -180,7 +180,10 @@ def test_a_server_holds_what_a_database_file_holds(
     assert [(step, value) for step, _, value in histories["miou"]] == [(2, repr(0.1 + 0.2))]
     assert "score/diverged" not in histories
     assert there[tracked.study][1] == {"subset": "", "epochs": "3"}
-    assert there[tracked.study][-1] == {"leaderboard.html": "<p>Größe</p>".encode()}
+    assert there[tracked.study][-1] == {
+        "leaderboard.html": "<p>Größe</p>".encode(),
+        "leaderboard.md": "| Größe |".encode(),
+    }
 
 
 def test_again_by_another_process_changes_nothing(

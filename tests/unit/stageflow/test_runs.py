@@ -185,9 +185,17 @@ def test_the_parent_runs_as_long_as_a_trial() -> None:
     assert (run.status, run.started, run.finished) == ("RUNNING", 1001_000, None)
     assert run.params == {"data.root": "x", "epochs": "3"}
     assert run.tags == {"stageflow.trials": "1 complete, 1 running"}
-    closed = study_run(tracked(done, page="<html>"))
+    closed = study_run(tracked(done, files={"leaderboard.html": "<html>", "leaderboard.md": "|"}))
     assert (closed.status, closed.finished) == ("FINISHED", 1060_000)
-    assert [(file.path, file.content) for file in closed.files] == [("leaderboard.html", "<html>")]
+    assert [(file.path, file.content) for file in closed.files] == [
+        ("leaderboard.html", "<html>"),
+        ("leaderboard.md", "|"),
+    ]
+
+
+def test_the_parent_says_where_products_lie() -> None:
+    run = study_run(tracked(products={"predictions, as PNGs": "s3://b/predict/k"}))
+    assert run.tags == {"stageflow.product.predictions_ as PNGs": "s3://b/predict/k"}
 
 
 @pytest.mark.parametrize(
@@ -289,5 +297,5 @@ def test_the_digest_tells_everything_apart(artifacts: Artifacts) -> None:
     digests = {run.digest for run in (*runs, runs[0].under("p"))}
     assert len(digests) == 5
     assert shown(artifacts).digest == runs[0].digest
-    pages = [study_run(tracked(trial(), page=page)).digest for page in ("a", "b")]
+    pages = [study_run(tracked(trial(), files={"page": page})).digest for page in "ab"]
     assert pages[0] != pages[1]

@@ -1,5 +1,6 @@
 """A sweep's command, from flags to the board, with toy stages and without Ray."""
 
+import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -7,10 +8,11 @@ from pathlib import Path
 
 import optuna
 import pytest
+from mlflow import MlflowClient
 
 from stageflow import board
 from stageflow.artifact import Artifacts
-from stageflow.board import Entry, Row
+from stageflow.board import Entry, Row, published_row
 from stageflow.cli import main as stageflow
 from stageflow.context import Context
 from stageflow.product import Product
@@ -19,6 +21,10 @@ from stageflow.stage import Metrics, Node, stage
 from stageflow.study import Study, StudyError
 from stageflow.sweep import Sweep, main
 
+# MLflow 3.17 on SQLAlchemy 2.1, once in a process: its own mapping uses an option that will go away
+SQLALCHEMY = (
+    "ignore:The ``noload`` loader strategy is deprecated:sqlalchemy.exc.SADeprecationWarning"
+)
 LOCAL = ("--executor=local", "--tracking=none")
 
 
@@ -162,11 +168,39 @@ def test_methods_are_put_side_by_side_without_a_search(
         main(compared, ["--trials=3"])
 
 
-def test_a_comparison_is_kept_for_tracking() -> None:
-    compared = replace(SWEEP, space=None, pipeline=None)
-    assert main(compared, ("--executor=local", f"--tracking=sqlite:///{home()}/mlflow.db")) == 0
-    [row] = board.load(Settings().open_store())
+@pytest.mark.filterwarnings(SQLALCHEMY)
+def test_mlflow_keeps_the_board_in_every_form_and_where_products_lie(tmp_path: Path) -> None:
+    uri, made = f"sqlite:///{home()}/mlflow.db", {"split": "toy (1)", "task": "closeness"}
+    published = published_row(method="theirs", value=70.0, source="a paper", **made)
+    compared = replace(SWEEP, space=None, pipeline=None, published=[published], products=products)
+    assert main(compared, ("--executor=local", f"--tracking={uri}")) == 0
+    [row] = [row for row in board.load(Settings().open_store()) if not row.published]
     assert study().notes()["rows"] == [row.key]
+    client = MlflowClient(uri)
+    experiment = client.get_experiment_by_name("toy").experiment_id
+    [parent] = client.search_runs([experiment], "tags.`stageflow.study` != ''")
+    place = study().notes()["products"]["the [guess]"]
+    assert parent.data.tags["stageflow.product.the _guess_"].endswith(f"/store/{place}")
+    (tmp_path / "files").mkdir()
+    folder = Path(client.download_artifacts(parent.info.run_id, "", str(tmp_path / "files")))
+    names = ("leaderboard.html", "leaderboard.json", "leaderboard.md", "products.md")
+    assert sorted(path.name for path in folder.iterdir()) == [*names]
+    for name in names[:3]:
+        assert "theirs" in (folder / name).read_text()
+        assert row.method in (folder / name).read_text()
+    assert json.loads((folder / names[1]).read_text())[0]["rows"][0]["key"] == row.key
+    assert (folder / names[3]).read_text().startswith("- the [guess]: `stageflow fetch picture/")
+
+
+@pytest.mark.filterwarnings(SQLALCHEMY)
+def test_products_alone_are_shown_by_mlflow() -> None:
+    uri = f"sqlite:///{home()}/mlflow.db"
+    only = replace(SWEEP, space=None, pipeline=None, entries=no_entries, products=products)
+    assert main(only, ("--executor=local", f"--tracking={uri}")) == 0
+    client = MlflowClient(uri)
+    [parent] = client.search_runs([client.get_experiment_by_name("toy").experiment_id])
+    assert "stageflow.product.the _guess_" in parent.data.tags
+    assert [file.path for file in client.list_artifacts(parent.info.run_id)] == ["products.md"]
 
 
 def test_a_summary_tells_the_rows_in_the_experiment_s_own_words(tmp_path: Path) -> None:
