@@ -288,14 +288,15 @@ def _compared(given: Row, published: Iterable[Row]) -> Line:
     `published` are the rows that stand for their methods, best first.
     """
     method = given.reference or given.method
-    named = [row for row in published if (row.task, row.method) == (given.task, method)]
+    of_task = [row for row in published if row.task == given.task]
+    named = [row for row in of_task if row.method == method]
     here = [row for row in named if _part(row.split) == _part(given.split)]
     if here:
         unlike, closest = min(((_unlike(given, row), row) for row in here), key=lambda p: len(p[0]))
         reason = given.comparable or ", ".join(unlike)
         return Line(given, reason=reason) if reason else Line(given, given.mean - closest.mean)
     if not named:
-        return Line(given, reason="no published number" if given.reference else "")
+        return Line(given, reason="no published number" if given.reference and of_task else "")
     parts = ", ".join(sorted({_part(row.split) for row in named}))
     return Line(given, reason=given.comparable or f"published on {parts}")
 

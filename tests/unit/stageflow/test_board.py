@@ -340,6 +340,11 @@ def test_difference_only_under_equal_conditions(row: Row, against: str) -> None:
     assert all(line.against == "" for line in lines if line.row.published)
 
 
+def test_our_rows_by_themselves_are_held_against_nobody() -> None:
+    [group] = board.rank([ours(56.0, reference="IRN"), ours(55.0)])
+    assert [line.against for line in group.lines] == ["", ""]
+
+
 def test_of_several_published_the_one_under_equal_conditions_counts() -> None:
     peers = [
         theirs(60.0, split="voc2012 train (82)"),
