@@ -32,7 +32,8 @@ from wsss.config import CRF, IRLabels, PseudoLabels, Walk
 from wsss.methods import METHODS, RECAM, named
 from wsss.pipelines import Refined
 from wsss.published import CAM_SEED, PSEUDO_LABEL, PUBLISHED
-from wsss.setting import Setting, chosen, differences, initial_weights, option, split_name
+from wsss.result import result
+from wsss.setting import Setting, chosen, option
 
 if TYPE_CHECKING:
     import optuna
@@ -143,17 +144,16 @@ def entry(
     crf: bool = False,
 ) -> Entry:
     """A result with what it takes to trust it."""
-    return Entry(
+    return result(
+        options,
+        options.part,
+        options.method,
+        targets,
+        variant,
         task=CAM_SEED if crf else PSEUDO_LABEL,
-        split=split_name(options, options.part),
-        method=options.method,
-        variant=variant,
-        targets=tuple(targets),
-        seeds=tuple(range(options.seeds)),
         oracle=oracle,
         crf=crf,
-        weights=initial_weights(options),
-        comparable=", ".join(differences(options, options.part)),
+        reference=named(options.method).paper,
         note=note,
     )
 

@@ -44,7 +44,8 @@ from wsss.methods import (
     rare_classes,
 )
 from wsss.published import CAM_SEED, PSEUDO_LABEL, PUBLISHED
-from wsss.setting import Setting, chosen, differences, initial_weights, option, split_name
+from wsss.result import result
+from wsss.setting import Setting, chosen, option
 
 CONFUSED = "taken for its companion, seed (lower is better)"
 USUAL = tuple(method.name for method in (CAM, RECAM, SFC, CAM_RESPONSE, RECAM_RESPONSE))
@@ -184,23 +185,21 @@ def entry(
     crf: bool = False,
     metric: str = "miou",
 ) -> Entry:
-    """A result with what it takes to trust it."""
+    """A result of a method."""
     selected = method is SFC and chosen(options).sfc.select != "last"
-    why = differences(options, split)
-    if task == PSEUDO_LABEL and options.teachers != options.train_split:
-        why.append("affinities of other images")
-    return Entry(
+    others = task == PSEUDO_LABEL and options.teachers != options.train_split
+    return result(
+        options,
+        split,
+        method.name,
+        targets,
+        variant,
         task=task,
-        split=split_name(options, split),
-        method=method.name,
-        variant=variant,
-        targets=tuple(targets),
-        seeds=tuple(range(len(targets))),
         metric=metric,
         oracle=oracle or selected,
         crf=crf,
-        weights=initial_weights(options),
-        comparable=", ".join(why),
+        why=["affinities of other images"] if others else [],
+        reference=method.paper,
     )
 
 

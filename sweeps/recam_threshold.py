@@ -30,19 +30,12 @@ from stageflow.sweep import Sweep, main
 from wsss import pipelines, stages
 from wsss.config import ExtractionWeight, SeedPictures
 from wsss.config.checks import check_least, check_share
+from wsss.methods import CAM
 from wsss.pipelines import ScoredMaps, cam, score
 from wsss.published import CAM_SEED, PUBLISHED
 from wsss.recipes import Recipe
-from wsss.setting import (
-    Setting,
-    chosen,
-    differences,
-    initial_weights,
-    option,
-    probed,
-    shortened,
-    split_name,
-)
+from wsss.result import result
+from wsss.setting import Setting, chosen, option, probed, shortened
 
 if TYPE_CHECKING:
     import optuna
@@ -113,18 +106,17 @@ def entries(params: Params, options: Options) -> Sequence[Entry]:
         note: str = "",
     ) -> Entry:
         at = "best threshold" if threshold is None else f"threshold {threshold:g}"
-        return Entry(
-            task=CAM_SEED,
-            split=split_name(options, options.score),
-            method=method,
-            variant=", ".join(part for part in (words, at) if part),
-            targets=tuple(score(options, node.quality, threshold) for node in nodes),
-            seeds=seeds,
+        return result(
+            options,
+            options.score,
+            method,
+            [score(options, node.quality, threshold) for node in nodes],
+            ", ".join(part for part in (words, at) if part),
+            recipe=tuned(options),
             oracle=threshold is None or bool(note),
-            weights=initial_weights(options),
-            comparable=", ".join(differences(options, options.score, tuned(options))),
-            pictures=pictures if note and threshold is None else (),
+            reference=CAM.paper if method == CAM.name else "",
             note=note,
+            pictures=pictures if note and threshold is None else (),
         )
 
     return [

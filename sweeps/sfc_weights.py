@@ -32,16 +32,8 @@ from wsss.methods import CAM, RARE_SEED, rare_classes
 from wsss.pipelines import ScoredMaps
 from wsss.published import CAM_SEED, PUBLISHED
 from wsss.recipes import Recipe
-from wsss.setting import (
-    Setting,
-    chosen,
-    differences,
-    initial_weights,
-    option,
-    probed,
-    shortened,
-    split_name,
-)
+from wsss.result import result
+from wsss.setting import Setting, chosen, option, probed, shortened
 
 if TYPE_CHECKING:
     import optuna
@@ -161,17 +153,19 @@ def entry(
     task: str = CAM_SEED,
 ) -> Entry:
     """A result with what it takes to trust it."""
-    return Entry(
+    metric = "tail_miou" if task == RARE_SEED else "miou"
+    used, paper = tuned(options), CAM.paper if method == CAM.name else ""
+    return result(
+        options,
+        options.score,
+        method,
+        targets,
+        variant,
         task=task,
-        split=split_name(options, options.score),
-        method=method,
-        variant=variant,
-        targets=tuple(targets),
-        seeds=tuple(range(options.seeds)),
-        metric="tail_miou" if task == RARE_SEED else "miou",
+        metric=metric,
+        recipe=used,
         oracle=oracle,
-        weights=initial_weights(options),
-        comparable=", ".join(differences(options, options.score, tuned(options))),
+        reference=paper,
         note=note,
     )
 

@@ -52,6 +52,8 @@ class Method:
     """That cuts its seeds, on the scale of its score maps."""
     walk_threshold: float
     """That cuts its maps after the walk."""
+    paper: str = ""
+    """Whose published numbers it is held against, where they do not go by its own name."""
     slow: bool = False
     """Whether it looks at an image again and again."""
 
@@ -111,6 +113,7 @@ CAM = Method(
     tail=partial(_ordinary, pipelines.cam, IRN_LABELS, WALK),
     threshold=0.15,
     walk_threshold=0.25,
+    paper="IRN",
 )
 RECAM = Method(
     name="ReCAM",
@@ -132,6 +135,7 @@ CAM_RESPONSE = Method(
     tail=partial(_ordinary, _cam_response, IRN_LABELS, WALK),
     threshold=0.15,
     walk_threshold=0.25,
+    paper="InferCam",
     slow=True,
 )
 RECAM_RESPONSE = Method(

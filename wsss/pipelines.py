@@ -1,4 +1,4 @@
-"""The methods as chains of stages, from images to scored maps and labels.
+"""The methods as chains of stages, from images to scored maps, labels and segmentations.
 
 Nothing runs here: the functions return nodes, and what two chains share is one node. Each takes
 the setting of its experiment, the recipe for it, and a random seed; maps are extracted of the
@@ -14,23 +14,29 @@ from typing import Any, TypeVar
 from stageflow.stage import Node
 from wsss import stages
 from wsss.config import (
+    AAMRTargets,
     AdvCAM,
     AdvCAMMaps,
     AdvReCAMMaps,
+    BestPseudoLabels,
     CAMMaps,
     ExtractionWeight,
     IRLabels,
     LabelPictures,
     LabelScore,
+    PseudoLabels,
     ReCAMMaps,
     Response,
     SeedQuality,
     SeedScore,
+    Segmentation,
+    SegmentationPictures,
     SFCClassMaps,
     SFCFusion,
     SFCLabels,
     SFCMaps,
     SFCWalk,
+    VOCSubmission,
     Walk,
 )
 from wsss.data import class_ids, open_samples
@@ -47,10 +53,22 @@ MapsOf = Callable[[str], Node]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ScoredMaps:
-    """Score maps, and their threshold curve."""
+    """Score maps of the images of a split, and their threshold curve."""
 
     maps: Node
-    quality: Node
+    data: str
+    split: str
+    bins: int
+
+    @property
+    def quality(self) -> Node:
+        """The curve on the masks of these images; ValueError where one has none."""
+        return self.quality_on(self.split)
+
+    def quality_on(self, split: str) -> Node:
+        """The curve on the masks of a split all of whose images have maps here."""
+        truth = stages.masks(self.data, split)
+        return stages.seed_quality(self.maps, truth, SeedQuality(bins=self.bins))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -212,9 +230,8 @@ def _affinity(setting: Setting, recipe: Recipe, labels: Node, taught: str, seed:
 def scored(
     setting: Setting, maps: Node, split: str = "", bins: int = SeedQuality().bins
 ) -> ScoredMaps:
-    """Maps with their threshold curve on a split."""
-    truth = stages.masks(setting.data, split or setting.score)
-    return ScoredMaps(maps=maps, quality=stages.seed_quality(maps, truth, SeedQuality(bins=bins)))
+    """Maps of the images of a split, with a threshold curve of so many bins."""
+    return ScoredMaps(maps=maps, data=setting.data, split=split or setting.score, bins=bins)
 
 
 def score(
@@ -240,6 +257,69 @@ def label_pictures(setting: Setting, seeds: ScoredMaps, tail: Refined, split: st
     return stages.label_pictures(
         truth, seeds.maps, seeds.quality, tail.labels, walked.maps, walked.quality, config
     )
+
+
+def pseudo_labels(
+    setting: Setting, tail: Refined, threshold: float | None, curve: Node | None = None
+) -> Node:
+    """Label maps of the walked images at a threshold; None: at the best of a `curve`."""
+    walked = tail.walked
+    images = _shown(setting, walked.split)
+    if threshold is not None:
+        return stages.pseudo_labels(images, walked.maps, PseudoLabels(threshold=threshold))
+    best = BestPseudoLabels(classes=setting.classes)
+    return stages.best_pseudo_labels(images, walked.maps, curve or walked.quality, best)
+
+
+def segmenter(
+    setting: Setting,
+    recipe: Recipe,
+    labels: Node,
+    seed: int,
+    *,
+    split: str,
+    targets: Node | None = None,
+    gpus: int = 1,
+) -> Node:
+    """A segmentation network on the label maps of `split`.
+
+    `targets` are for the mask refinement loss, where the recipe gives it a weight. Raises
+    ValueError, before anything runs, where a step cannot be filled.
+    """
+    images, config = _shown(setting, split), replace(recipe.segmentation, seed=seed)
+    there, wanted = len(open_samples(setting.data, split)), config.batch * config.accumulation
+    if there < wanted:
+        raise ValueError(
+            f"{split} has {there} images, which fill no step of {wanted} for the segmentation"
+            " network: name a larger split"
+        )
+    if targets is None:
+        return stages.train_segmenter.on(gpus=gpus)(images, labels, config)
+    return stages.train_refined_segmenter.on(gpus=gpus)(images, labels, targets, config)
+
+
+def aamr_targets(
+    setting: Setting, folder: str, maps: Node, split: str, config: AAMRTargets | None = None
+) -> Node:
+    """Where the mask refinement loss pulls to: from saliency in a `folder`, and score maps."""
+    salient = stages.saliency(folder, setting.data, split)
+    return stages.aamr_targets(_shown(setting, split), salient, maps, config or AAMRTargets())
+
+
+def segmented(setting: Setting, net: Node, split: str, config: Segmentation) -> Node:
+    """The label maps that a segmentation network makes of the images of a split."""
+    return stages.segment(_shown(setting, split), net, config)
+
+
+def segmentation_pictures(setting: Setting, labels: Node, split: str) -> Node:
+    """Some of these label maps beside the truth."""
+    truth = stages.masks(setting.data, split)
+    return stages.segmentation_pictures(truth, labels, SegmentationPictures())
+
+
+def voc_submission(setting: Setting, labels: Node, split: str) -> Node:
+    """The label maps of a split in the archive that PASCAL VOC's test server takes."""
+    return stages.voc_submission(_shown(setting, split), labels, VOCSubmission())
 
 
 def _counted(setting: Setting, counted: LabelScore | None) -> LabelScore:

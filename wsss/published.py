@@ -19,7 +19,9 @@ VOC_VAL = "voc2012 val (1449)"
 VOC_TEST = "voc2012 test (1456)"
 COCO_TRAIN = "coco2014 train (82783)"
 COCO_TRAIN_LABELLED = "coco2014 train (82081)"  # without the images that have no annotation
-COCO_VAL = "coco2014 val"  # 40504 images or the 40137 with annotations: papers do not say
+COCO_VAL = "coco2014 val"
+COCO_VAL_IMAGES = (40_504, 40_137)
+"""All, or those with annotations: papers do not say which they score."""
 
 ABSTRACT = "paper's abstract page"
 OTHERS = "third-party text"

@@ -13,17 +13,23 @@ from typing import Any, TypeVar
 from wsss.config import Precision, Schedule, content_of
 from wsss.config.checks import check_least
 from wsss.data import open_samples
-from wsss.published import CAM_SEED, PUBLISHED
-from wsss.recipes import Recipe, published, recipe
+from wsss.published import CAM_SEED, COCO_VAL, COCO_VAL_IMAGES, PUBLISHED, SEGMENTATION
+from wsss.recipes import FEW_IMAGES, Recipe, recipe, usual
 
 AnyTraining = TypeVar("AnyTraining", bound=Schedule)
 
-VOC_TRAIN_AUG = 10_582
+LEARNED = (10_582, 82_783, 82_081)
+"""Images of VOC's train_aug, and of COCO's train2014 with and without those that show nothing."""
+
 PRECISION = (
     "of the backbones' products; bfloat16 is faster where processor or GPU has it, and ten times"
     " slower elsewhere"
 )
-SEED_SPLITS = {found.split for found in PUBLISHED if found.task == CAM_SEED}
+OFFICIAL: dict[str, set[str]] = {}
+"""By task, the sets of images that published numbers are of."""
+for found in PUBLISHED:
+    OFFICIAL.setdefault(found.task, set()).add(found.split)
+OFFICIAL[SEGMENTATION] |= {f"{COCO_VAL} ({images})" for images in COCO_VAL_IMAGES}
 
 
 def option(text: str, default: Any) -> Any:
@@ -67,17 +73,28 @@ class Setting:
         return len(open_samples(self.data, self.train_split))
 
 
-def chosen(setting: Setting) -> Recipe:
-    """The recipe for the data and the backbone, from the initial weights that the user wants."""
+def chosen(setting: Setting, *, few: bool = False) -> Recipe:
+    """The recipe for the data and the backbone, from the initial weights that the user wants.
+
+    `few` takes the one for few images, however many there are.
+    """
     backbone = None if setting.backbone == "auto" else setting.backbone
-    found = recipe(setting.data, backbone, setting.learned).computed_in(setting.precision)
+    images = min(setting.learned, FEW_IMAGES - 1) if few else setting.learned
+    found = recipe(setting.data, backbone, images).computed_in(setting.precision)
     if setting.weights == "auto":
         return found
-    given, file = setting.weights, ""
-    if given not in ("imagenet", "random"):
-        file = str(Path(given).absolute())
-        given = content_of(Path(file))
-    return found.starting_from(given, file)
+    return found.starting_from(*initial(setting.weights))
+
+
+def initial(weights: str) -> tuple[str, str]:
+    """Initial weights, "imagenet", "random" or a file, as configurations name them; and the file.
+
+    Raises ValueError for a file that cannot be read.
+    """
+    if weights in ("imagenet", "random"):
+        return weights, ""
+    file = Path(weights).absolute()
+    return content_of(file), str(file)
 
 
 def shortened(training: AnyTraining, steps: int) -> AnyTraining:
@@ -97,29 +114,57 @@ def split_name(setting: Setting, split: str) -> str:
     return f"{setting.data.partition(':')[0]} {split} ({len(open_samples(setting.data, split))})"
 
 
-def initial_weights(setting: Setting) -> str:
-    """Network and initial weights in words."""
-    given = chosen(setting).cam
-    file = f"{Path(given.weights_file).name}@{given.weights[7:15]}"
-    return f"{given.backbone}, {file if given.weights_file else given.weights}"
+def initial_weights(setting: Setting, recipe: Recipe | None = None) -> str:
+    """Network and initial weights of the classifier in words."""
+    given = (recipe or chosen(setting)).cam
+    return _words(given.backbone, given.weights, given.weights_file)
 
 
-def differences(setting: Setting, split: str, recipe: Recipe | None = None) -> list[str]:
+def segmentation_weights(recipe: Recipe) -> str:
+    """Segmentation network and its initial weights in words."""
+    given = recipe.segmentation
+    return _words(f"{given.architecture} {given.backbone}", given.weights, given.weights_file)
+
+
+def _words(name: str, weights: str, file: str) -> str:
+    return f"{name}, {f'{Path(file).name}@{weights[7:15]}' if file else weights}"
+
+
+def differences(
+    setting: Setting, split: str, recipe: Recipe | None = None, task: str = CAM_SEED
+) -> list[str]:
     """What keeps rows that are scored on `split` from being held against published ones.
 
     `recipe` is the one that was used, where it is not the chosen one.
     """
+    if setting.data.partition(":")[0] not in ("voc2012", "coco2014"):
+        return ["other data"]  # which says it all
     found = recipe or chosen(setting)
-    usual = published(found.cam.backbone, setting.learned).computed_in(setting.precision)
+    like = usual(setting.data, found.cam.backbone, setting.learned)
     reasons = {
-        "other data": setting.on_scenes,
-        "other images": split_name(setting, split) not in SEED_SPLITS,
-        "masks by another rule": "," in setting.data.partition(":")[2] and not setting.on_scenes,
-        "other training images": setting.learned != VOC_TRAIN_AUG,
+        "other images": split_name(setting, split) not in OFFICIAL.get(task, OFFICIAL[CAM_SEED]),
+        "masks by another rule": "," in setting.data.partition(":")[2],
+        "other training images": setting.learned not in LEARNED,
         "another backbone": found.cam.backbone != "resnet50",
         "other initial weights": found.cam.weights != "imagenet",
-        "another schedule": found.trainings != usual.trainings,
+        "another schedule": found.trainings != like.computed_in(setting.precision).trainings,
         "other classes": bool(setting.classes),
         found.tuned: bool(found.tuned),
     }
+    if task == SEGMENTATION:
+        reasons |= _segmentation_differences(setting, found)
     return [reason for reason, holds in reasons.items() if holds]
+
+
+def _segmentation_differences(setting: Setting, found: Recipe) -> dict[str, bool]:
+    """The same of the segmentation network, whose published weights can only be given as a file."""
+    like = usual(setting.data, found.cam.backbone, setting.learned).computed_in(setting.precision)
+    given, published = found.segmentation, like.segmentation
+    other = (given.architecture, given.backbone) != (published.architecture, published.backbone)
+    free = ("weights", "weights_file", "probe", "workers", "compile")
+    same = {name: getattr(given, name) for name in free}
+    return {
+        "another segmentation network": other,
+        "another segmentation schedule": not other and given != replace(published, **same),
+        "segmentation from other initial weights": given.weights in ("imagenet", "random"),
+    }

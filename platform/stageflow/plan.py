@@ -49,10 +49,10 @@ class Plan:
         return None if None in costs else sum(cost for cost in costs if cost is not None)
 
     def __str__(self) -> str:
-        lines = []
+        lines, width = [], max((len(step.node.name) for step in self.steps), default=0) + 2
         for step in self.steps:
             cost = "" if step.status is not Status.RUN else _cost(step.seconds)
-            what = f"{step.status:8}{step.node.name:20}{step.node.key}"
+            what = f"{step.status:8}{step.node.name:{width}}{step.node.key}"
             lines.append(f"{what}  {cost:>9}  {step.reason}".rstrip())
         total = f"{len(self.of(Status.RUN))} to run" + (
             f", {_cost(self.seconds)}" if self.of(Status.RUN) else ""

@@ -106,6 +106,11 @@ def pair_confusion(
     return torch.as_tensor(swapped).double() / sum(confusion[pair].sum() for pair in ids)
 
 
+def best_threshold(curve: Tensor, names: Sequence[str], classes: Sequence[str]) -> float:
+    """The threshold with the highest mIoU over `classes` (none: all); `names` as `read_curve`."""
+    return best_index(curve, class_ids(names[1:], classes)) / (len(curve) - 1)
+
+
 def best_index(curve: Tensor, only: Sequence[int] | None) -> int:
     """Place of the threshold with the highest mIoU over the class ids `only` (None: all)."""
     return int(mean_iou(curve, only).nan_to_num(-1).argmax())

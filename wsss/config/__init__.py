@@ -19,6 +19,7 @@ from wsss.config.refine import (
     CRF,
     DEEPLAB_CRF,
     PSA_CRF,
+    BestPseudoLabels,
     Ignore,
     IRLabels,
     IRNTraining,
@@ -27,6 +28,17 @@ from wsss.config.refine import (
 )
 from wsss.config.response import Response
 from wsss.config.seeds import LabelPictures, LabelScore, SeedPictures, SeedQuality, SeedScore
+from wsss.config.segment import (
+    DEEPLABV2_COCO,
+    DEEPLABV3PLUS,
+    MULTI_SCALE,
+    UPERNET_SWIN,
+    AAMRTargets,
+    Segmentation,
+    SegmentationPictures,
+    SegmentationTraining,
+    VOCSubmission,
+)
 from wsss.config.sfc import (
     SFCClassMaps,
     SFCFusion,
@@ -47,11 +59,17 @@ from wsss.config.training import (
 __all__ = [
     "BY_CONTENT",
     "CRF",
+    "DEEPLABV2_COCO",
+    "DEEPLABV3PLUS",
     "DEEPLAB_CRF",
+    "MULTI_SCALE",
     "PSA_CRF",
+    "UPERNET_SWIN",
+    "AAMRTargets",
     "AdvCAM",
     "AdvCAMMaps",
     "AdvReCAMMaps",
+    "BestPseudoLabels",
     "Bits",
     "CAMMaps",
     "CAMTraining",
@@ -77,7 +95,11 @@ __all__ = [
     "SeedPictures",
     "SeedQuality",
     "SeedScore",
+    "Segmentation",
+    "SegmentationPictures",
+    "SegmentationTraining",
     "Training",
+    "VOCSubmission",
     "Walk",
     "content_of",
 ]

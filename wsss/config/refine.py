@@ -159,3 +159,11 @@ class PseudoLabels:
 
     def __post_init__(self) -> None:
         check_share(threshold=self.threshold)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BestPseudoLabels:
+    """The same at the threshold that agrees best with pixel masks (an oracle)."""
+
+    classes: tuple[str, ...] = ()
+    """Which classes it is best for, as in `SeedScore`."""

@@ -131,6 +131,24 @@ class AAMRTargets:
         check_share(saliency=self.saliency, activation=self.activation, share=self.share)
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class VOCSubmission:
+    """An archive for PASCAL VOC's test server."""
+
+    compress: bool = True
+    """Whether it is a .tar.gz, which the server takes too."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SegmentationPictures:
+    """How many images are drawn with their label maps, and the truth where it is known."""
+
+    images: int = 8
+
+    def __post_init__(self) -> None:
+        check_least(1, images=self.images)
+
+
 def check_scales(field: str, scales: tuple[float, ...], *, least: int) -> None:
     """`scales` are positive, and `least` of them or more."""
     if len(scales) < least:

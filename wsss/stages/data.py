@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stageflow.context import Context
 from stageflow.stage import Source
 from wsss.data import Samples, open_samples
+from wsss.data.saliency import SaliencyMaps
 
 if TYPE_CHECKING:
     import torch
@@ -29,6 +31,15 @@ def masks(location: str, split: str) -> Source:
             f"{location}: an image of {split} has no mask, so it cannot score anything"
         )
     return Source("masks", f"{split}@{location}", samples.identity())
+
+
+def saliency(folder: str, location: str, split: str) -> Source:
+    """Saliency maps of the images of a split, ID.png in a folder; ValueError where one is absent.
+
+    Their content is the key, so all of them are read.
+    """
+    maps, ids = SaliencyMaps(Path(folder)), open_samples(location, split).ids
+    return Source("saliency", str(Path(folder).absolute()), {"content": maps.digest(ids)})
 
 
 def opened(source: Source) -> Samples:

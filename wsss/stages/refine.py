@@ -12,7 +12,6 @@ from wsss.config import (
     IRNTraining,
     LabelPictures,
     LabelScore,
-    PseudoLabels,
     SFCLabels,
     SFCWalk,
     Walk,
@@ -116,17 +115,6 @@ def _edges(context: Context, irnet: Path, config: Walk) -> Edges:
 
 
 @stage(version="1")
-def pseudo_labels(context: Context, maps: Path, config: PseudoLabels) -> None:
-    """Label maps cut from score maps, as palette PNGs: what a segmentation network learns."""
-    from wsss.cam.scores import ScoreMaps
-    from wsss.data.label_maps import write_labels
-    from wsss.labels import pseudo_label
-
-    scores = ScoreMaps(maps)
-    write_labels(context.out, ((m.id, pseudo_label(m, config).numpy()) for m in scores))
-
-
-@stage(version="1")
 def label_pictures(
     context: Context,
     masks: Source,
@@ -141,8 +129,7 @@ def label_pictures(
     import torch
 
     from wsss.cam.scores import ScoreMaps
-    from wsss.cam.seeds import best_index, read_curve
-    from wsss.data import class_ids
+    from wsss.cam.seeds import best_threshold, read_curve
     from wsss.data.label_maps import Labels
     from wsss.refine.pictures import LabelOf, cut_at
     from wsss.refine.pictures import label_pictures as draw
@@ -150,8 +137,7 @@ def label_pictures(
     samples, known = opened(masks), Labels(labels)
 
     def best(scores: Path, curve: Path) -> LabelOf:
-        confusion, names = read_curve(curve / "curve.npz")
-        at = best_index(confusion, class_ids(names[1:], config.classes)) / (len(confusion) - 1)
+        at = best_threshold(*read_curve(curve / "curve.npz"), config.classes)
         return cut_at(ScoreMaps(scores).of(samples.ids), at)
 
     stages = (

@@ -76,8 +76,9 @@ def test_every_method_comes_to_labels(method: Method, executor: LocalExecutor) -
 
 
 def test_pseudo_labels_hold_the_classes_of_their_images(executor: LocalExecutor) -> None:
-    maps = pipelines.cam(SETTING, SHORT, 0).maps
-    [made] = run(stages.pseudo_labels(maps, PseudoLabels(threshold=0.5)), executor=executor)
+    maps, images = pipelines.cam(SETTING, SHORT, 0).maps, stages.images(SETTING.data, "train")
+    cut = stages.pseudo_labels(images, maps, PseudoLabels(threshold=0.5))
+    [made] = run(cut, executor=executor)
     labels, samples = Labels(executor.artifacts.fetch(made)), open_samples(SETTING.data, "train")
     labels.check(samples.ids)
     for i, name in enumerate(samples.ids):

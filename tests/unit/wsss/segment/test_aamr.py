@@ -5,7 +5,8 @@ from PIL import Image
 
 from wsss.cam.scores import ScoreMap
 from wsss.config.segment import AAMRTargets
-from wsss.segment.aamr import SaliencyMaps, aamr_proposed, aamr_target, aamr_targets
+from wsss.data.saliency import SaliencyMaps
+from wsss.segment.aamr import aamr_proposed, aamr_target, aamr_targets
 
 CONFIG = AAMRTargets()
 SALIENT = np.zeros((6, 12), dtype=np.uint8)
@@ -103,23 +104,3 @@ def test_targets_come_from_saliency_and_score_maps(tmp_path):
     without = [ScoreMap("b", torch.zeros(0, dtype=torch.int64), torch.zeros(0, 2, 3), (6, 12))]
     [(_, target)] = aamr_targets(SaliencyMaps(tmp_path), without, CONFIG)
     assert np.array_equal(target, np.where(SALIENT > 0, 255, 0))
-
-
-def test_a_saliency_map_that_cannot_be_is_named(tmp_path):
-    with pytest.raises(ValueError, match="nowhere does not exist"):
-        SaliencyMaps(tmp_path / "nowhere")
-    Image.fromarray(SALIENT).save(tmp_path / "a.png")
-    Image.fromarray(SALIENT).convert("RGB").save(tmp_path / "rgb.png")
-    (tmp_path / "broken.png").write_bytes(b"PNG")
-    maps = SaliencyMaps(tmp_path)
-    maps.check(["a", "rgb"])
-    with pytest.raises(ValueError, match=r"2 images have no saliency map, .*/b\.png first"):
-        maps.check(["a", "b", "c"])
-    with pytest.raises(ValueError, match=r"b\.png does not exist"):
-        maps.of("b", (6, 12))
-    with pytest.raises(ValueError, match=r"rgb\.png is of mode RGB: give a grey PNG of 8 bits"):
-        maps.of("rgb", (6, 12))
-    with pytest.raises(ValueError, match=r"a\.png is \(6, 12\) but its image \(6, 13\)"):
-        maps.of("a", (6, 13))
-    with pytest.raises(ValueError, match=r"broken\.png cannot be read"):
-        maps.of("broken", (6, 12))
