@@ -235,8 +235,10 @@ def test_products_are_made_and_can_be_fetched(
 
 
 def test_products_without_entries(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """No board then; and the summary, which may rely on a row, is not asked."""
     store = tmp_path / "a store"
     only = replace(SWEEP, space=None, pipeline=None, entries=no_entries, products=products)
+    only = replace(only, summary=lambda rows, options: f"## {rows[0].name}")
     results = tmp_path / "results.md"
     assert main(only, (*LOCAL, f"--store={store}", f"--results={results}")) == 0
     out = capsys.readouterr().out
