@@ -101,10 +101,11 @@ class WholePipeline:
 
     @cached_property
     def setting(self) -> Options:
-        """The options, with a small classifier where the budget is small and none was named."""
+        """The options with what they leave open: a small classifier for a small budget, say."""
         given = self.options
         small = given.small and not given.on_scenes and given.backbone == "auto"
-        return replace(given, backbone=LITE0.cam.backbone) if small else given
+        backbone = LITE0.cam.backbone if small else given.backbone
+        return replace(given, backbone=backbone, score=self.scored)
 
     @cached_property
     def recipe(self) -> Recipe:

@@ -30,6 +30,9 @@ CLASSES = (
 )  # fmt: skip
 """The 20 object classes in the official order; the id in masks is the position plus one."""
 
+TEST = "test"
+"""The split that only the evaluation server can score."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False, repr=False)
 class VocSamples(Samples):
@@ -54,8 +57,9 @@ def open_voc(location: str, split: str) -> VocSamples:
     """The split `split` of the data set in the folder `location`.
 
     A split whose name ends in `aug` is scored on SegmentationClassAug, any other on
-    SegmentationClass. Raises ValueError for an absent folder, list or image, and for labels that
-    are missing or unknown.
+    SegmentationClass. Nobody has labels of `test`: its images seem to show nothing, and only a
+    segmentation network can be asked about them. Raises ValueError for an absent folder, list or
+    image, and for labels that are missing or unknown.
     """
     root = Path(location).expanduser()
     if not root.is_dir():
@@ -71,7 +75,7 @@ def open_voc(location: str, split: str) -> VocSamples:
         split=split,
         classes=CLASSES,
         ids=ids,
-        labels=_labels(root, ids),
+        labels=_labels(root, ids) if split != TEST else np.zeros((len(ids), 20), dtype=np.bool_),
         mask_rule=mask_rule,
         has_masks=masks.issuperset(ids),
         root=root,

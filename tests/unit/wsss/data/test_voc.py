@@ -71,6 +71,15 @@ def test_train_aug_is_scored_on_the_augmented_masks(root: Path):
         samples.mask(0)
 
 
+def test_test_images_need_neither_labels_nor_masks(root: Path):
+    Image.new("RGB", (8, 6)).save(root / "JPEGImages/t_1.jpg")
+    write_list(root, "test", "t_1\n")
+    samples = open_samples(f"voc2012:{root}", "test")
+    assert (samples.ids, shown(samples, 0), samples.has_masks) == (("t_1",), [], False)
+    write_list(root, "other", "t_1\n")
+    assert "no row for t_1" in refused(root, "other")
+
+
 def test_identity_is_of_the_content_not_the_place(root: Path):
     before = open_voc(str(root), "train").identity()
     moved = root.rename(root.with_name("elsewhere"))
