@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from wsss.config import Precision, Schedule, content_of
+from wsss.config import Precision, Schedule, SFCTraining, content_of
 from wsss.config.checks import check_least
 from wsss.data import open_samples
 from wsss.published import CAM_SEED, COCO_VAL, COCO_VAL_IMAGES, PUBLISHED, SEGMENTATION
@@ -101,7 +101,10 @@ def shortened(training: AnyTraining, steps: int) -> AnyTraining:
     """A training of so many `steps`; 0 leaves it as it is."""
     if not steps:
         return training
-    return replace(training, steps=steps, epochs=min(training.epochs, steps))
+    epochs = min(training.epochs, steps)
+    if isinstance(training, SFCTraining):  # of which some epochs only warm up
+        return replace(training, steps=steps, epochs=epochs, warm_up=min(training.warm_up, epochs))
+    return replace(training, steps=steps, epochs=epochs)
 
 
 def probed(setting: Setting, images: int) -> int:

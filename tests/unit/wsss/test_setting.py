@@ -6,7 +6,15 @@ from pathlib import Path
 import pytest
 
 from wsss.pipelines import cam
-from wsss.setting import Setting, chosen, differences, initial_weights, probed, split_name
+from wsss.setting import (
+    Setting,
+    chosen,
+    differences,
+    initial_weights,
+    probed,
+    shortened,
+    split_name,
+)
 
 SCENES = Setting(data="scenes:images=12")
 
@@ -72,3 +80,11 @@ def test_the_precision_is_that_of_every_backbone(voc_mini: Path) -> None:
     assert {t.precision for t in chosen(photographs(voc_mini)).trainings} == {"float32"}
     fast = chosen(photographs(voc_mini, precision="bfloat16"))
     assert {*(t.precision for t in fast.trainings), fast.maps.precision} == {"bfloat16"}
+
+
+def test_a_shorter_training_has_no_more_epochs_than_steps() -> None:
+    found = chosen(SCENES)
+    for training in (*found.trainings, found.segmentation):
+        short = shortened(training, 2)
+        assert (short.steps, short.epochs) == (2, 2)
+        assert shortened(training, 0) == training

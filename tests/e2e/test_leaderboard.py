@@ -1,0 +1,119 @@
+"""Leaderboards as users run them: a killed driver, and data of one's own."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from stageflow.cli import main as stageflow
+from wsss.data import open_samples
+from wsss.data.label_maps import Labels, palette_png
+
+ROOT = Path(__file__).resolve().parents[2]
+SWEEP = ROOT / "sweeps" / "leaderboard.py"
+FINISHED = re.compile(r"^ +\d+:\d\d  finished +(\w+)", re.MULTILINE)
+SHORT = ("--steps=3", "--tracking=none")
+
+pytestmark = pytest.mark.slow
+
+
+def command(*arguments: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, str(SWEEP), *SHORT, *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        cwd=ROOT,
+        env=os.environ | {"COLUMNS": "200"},
+    )
+
+
+def output(process: subprocess.Popen[str]) -> str:
+    told, _ = process.communicate(timeout=400)
+    assert process.returncode == 0, told
+    return told
+
+
+def manifests(home: Path) -> dict[str, str]:
+    """When each artifact was made, by its folder."""
+    found = (home / ".stageflow" / "store").glob("*/*/manifest.json")
+    return {str(path.parent): json.loads(path.read_text())["started"] for path in found}
+
+
+def test_a_killed_driver_goes_on_to_the_board(private_home: Path) -> None:
+    """`kill -9` between training and scores; the same command repeats nothing that was done."""
+    arguments = ("--data=scenes:images=36", "--images=18", "--methods=CAM,ReCAM")
+    process = command(*arguments)
+    trained = private_home / ".stageflow" / "store" / "train_segmenter"
+    until = time.monotonic() + 300
+    while not list(trained.glob("*/manifest.json")):
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < until, "no segmentation network was trained"
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    told, _ = process.communicate()
+    assert "segmentation ·" not in told
+    before = manifests(private_home)
+    assert len(before) > 10
+
+    again = output(command(*arguments))
+    after = manifests(private_home)
+    assert {folder: after[folder] for folder in before} == before
+    assert len(FINISHED.findall(again)) == len(after) - len(before)
+    for title in ("CAM seed · scenes", "pseudo label · scenes", "segmentation · scenes"):
+        assert title in again
+    assert re.search(r"^ ReCAM \(one view, CRF\)", again, re.MULTILINE)
+    assert FINISHED.findall(output(command(*arguments))) == []
+
+
+def own_images(root: Path, *, masks: bool) -> str:
+    """Drawn scenes as somebody's own folder of images."""
+    samples = open_samples("scenes:images=16", "train")
+    for name in ("images", "masks"):
+        (root / name).mkdir(parents=True)
+    lines = []
+    for i, name in enumerate(samples.ids):
+        Image.fromarray(samples.image(i)).save(root / "images" / f"{name}.png")
+        if masks:
+            (root / "masks" / f"{name}.png").write_bytes(palette_png(samples.mask(i)))
+        shown = [c for c, there in zip(samples.classes, samples.labels[i], strict=True) if there]
+        lines.append(" ".join([name, *shown]))
+    (root / "image_labels.txt").write_text("\n".join(lines))
+    (root / "classes.txt").write_text("\n".join(samples.classes))
+    return f"--data=images:{root}"
+
+
+def test_own_images_go_through_every_stage(tmp_path: Path) -> None:
+    data = own_images(tmp_path / "own", masks=True)
+    told = output(command(data, "--methods=SFC", "--executor=local"))
+    assert {"train_sfc", "sfc_walked_maps", "train_segmenter", "segment"} <= {
+        *FINISHED.findall(told)
+    }
+    assert "segmentation · images all" in told
+    assert "not comparable: other data" in " ".join(told.split())
+
+
+def test_own_images_without_masks_end_in_files(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = own_images(tmp_path / "own", masks=False)
+    told = output(command(data, "--methods=CAM", "--executor=local"))
+    assert "CAM seed" not in told
+    fetched = re.findall(r"stageflow fetch (\S+) FOLDER", told)
+    assert len(fetched) == 2
+    for number, key in enumerate(fetched):
+        folder = tmp_path / f"taken-{number}"
+        assert stageflow(["fetch", key, str(folder)]) == 0, capsys.readouterr().err
+        labels = Labels(folder)
+        samples = open_samples(data.removeprefix("--data="), "all")
+        labels.check(samples.ids)
+        assert labels[samples.ids[0]].shape == samples.image(0).shape[:2]
