@@ -64,6 +64,11 @@ class Context:
         scratch: a folder for anything else, removed afterwards.
         device: "cpu", "cuda", or "auto" where the stage may choose (and then says here what).
         shard: which part of the images to do, for stages that are declared `sharded`.
+        rank: place among the processes that execute this together, from 0. See `group_ray`.
+        ranks: how many they are: as many as the stage asks whole GPUs, in the Ray executor.
+
+    All ranks restore the same checkpoint; of `out`, progress, reports and checkpoints, only those
+    of rank 0 count. A stage that knows nothing of ranks is executed by each of them as a whole.
     """
 
     out: Path
@@ -72,13 +77,16 @@ class Context:
     shard: Shard
     hooks: Hooks
     checkpoints: Checkpoints
+    rank: int = 0
+    ranks: int = 1
     reports: list[Report] = field(default_factory=list)
     resumed_from: int | None = None
     cancelled: bool = False
 
     def progress(self, done: int, total: int, note: str = "") -> None:
         """Say that `done` of `total` units are done."""
-        self.hooks.progress(done, total, note)
+        if self.rank == 0:
+            self.hooks.progress(done, total, note)
 
     def report(self, step: int, metrics: Mapping[str, float]) -> None:
         """Tell metrics after `step`; a search may stop the trial on them, see `Cancelled`.
@@ -89,10 +97,12 @@ class Context:
         self._raise_if_cancelled()
         report = Report(step, {name: float(value) for name, value in metrics.items()})
         self.reports.append(report)
-        self.cancelled = not self.hooks.report(step, report.metrics)
+        self.cancelled = self.rank == 0 and not self.hooks.report(step, report.metrics)
 
     def save(self, step: int, write: Callable[[Path], None]) -> None:
         """Keep a checkpoint after `step`: `write(folder)` puts its files into an empty folder."""
+        if self.rank > 0:
+            return
         with tempfile.TemporaryDirectory(dir=self.scratch) as folder:
             write(Path(folder))
             self.checkpoints.save(step, Path(folder), self.reports)

@@ -29,8 +29,8 @@ from stageflow.executor import (
     failure,
     finished,
 )
-from stageflow.plan import excess
-from stageflow.pool_ray import Pool, fitted, largest, slots
+from stageflow.group_ray import Interrupted
+from stageflow.pool_ray import Pool, fitted, lacking, slots
 from stageflow.stage import Node, ancestry
 
 RETRIES = 3  # times that one shard is executed again because its worker died
@@ -211,7 +211,7 @@ class Coordinator:
         remake = self.on_stale is OnStale.RERUN
         if manifest is not None and not remake:
             return self._hit(node, manifest, stale)
-        too_much = excess(fitted(node.stage.needs), largest())
+        too_much = lacking(node.stage.needs)
         if too_much and manifest is None:
             return Failed(f"{node.name} {too_much}: declare less, or add a larger node")
         outcomes = await asyncio.gather(*(self._ensure(parent) for parent in node.parents))
@@ -259,16 +259,18 @@ class Coordinator:
             self._tell(Event(Kind.STARTED, node.name, node.key, _started(node, shard, device)))
             alive = True
             try:
-                part: Part | Failed = await worker.execute.remote(node, shard, device)
+                part: Part | Failed | Interrupted
+                part = await worker.execute.remote(node, shard, device)
             except RayTaskError as error:
                 return failure(error.cause or error)
             except RayError as error:  # of the worker, its machine or its start, not of the stage
                 alive = False
-                reason = str(error).splitlines()[0]
-                self._tell(Event(Kind.INTERRUPTED, node.name, node.key, reason))
-                continue
+                part = Interrupted(str(error).splitlines()[0])
             finally:
                 await self.pool.release(worker, alive=alive)
+            if isinstance(part, Interrupted):
+                self._tell(Event(Kind.INTERRUPTED, node.name, node.key, part.reason))
+                continue
             if shard.count > 1 and isinstance(part, Part):
                 data = json.dumps(asdict(part)).encode()
                 await asyncio.to_thread(self.artifacts.store.create, record, data)

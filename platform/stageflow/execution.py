@@ -21,11 +21,20 @@ class StageError(RuntimeError):
 
 
 def execute(
-    node: Node, *, artifacts: Artifacts, hooks: Hooks, device: str, shard: Shard | None = None
+    node: Node,
+    *,
+    artifacts: Artifacts,
+    hooks: Hooks,
+    device: str,
+    shard: Shard | None = None,
+    rank: int = 0,
+    ranks: int = 1,
 ) -> Part:
     """Run the node's function, for one shard where it is split, and upload its files.
 
-    Raises whatever the function raises; nothing is published then, and scratch folders are removed.
+    As one of several `ranks` it runs with the others at the same time; only rank 0 uploads, and its
+    part stands for all. Raises whatever the function raises; nothing is published then, and scratch
+    folders are removed.
     """
     shard = shard or Shard()
     inputs = [_local(given, artifacts) for given in node.inputs]
@@ -42,19 +51,22 @@ def execute(
             checkpoints=StoredCheckpoints(
                 artifacts, folder_of(node), unfinished(node, shard), scratch
             ),
+            rank=rank,
+            ranks=ranks,
         )
         started, clock = time.time(), time.perf_counter()
         returned = node.stage.function(context, *inputs, node.config)
         seconds = time.perf_counter() - clock
         metrics = _checked(node, returned)
+        gpus = min(node.stage.needs.gpus, ranks)  # a process has no more than one
         return Part(
-            files=artifacts.put(folder_of(node), out),
+            files=artifacts.put(folder_of(node), out) if rank == 0 else (),
             metrics=metrics,
             reports=tuple(context.reports),
             resumed_from=() if context.resumed_from is None else (context.resumed_from,),
             started=started,
             wall_seconds=seconds,
-            gpu_seconds=seconds * node.stage.needs.gpus if context.device != "cpu" else 0.0,
+            gpu_seconds=seconds * gpus if context.device != "cpu" else 0.0,
             host=socket.gethostname(),
             device=context.device,
         )

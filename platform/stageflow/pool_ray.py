@@ -16,6 +16,8 @@ from stageflow.artifact import Artifacts, Part
 from stageflow.context import Cancelled, Shard
 from stageflow.execution import execute
 from stageflow.executor import Failed, failure
+from stageflow.group_ray import Interrupted, in_group, ranks, share, wait_for_room
+from stageflow.plan import excess
 from stageflow.stage import Needs, Node
 from stageflow.store import NotFound, StoreError
 
@@ -27,23 +29,29 @@ ANSWER_SECONDS = 5.0  # for an idle worker to answer, before it counts as dead
 PROGRESS_SECONDS = 0.5  # progress is told no more often
 
 
-class Worker:
-    """The actor: executes nodes one after another in one process."""
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Work:
+    """One shard of a node to execute, by the process that calls it."""
 
-    def __init__(self, artifacts: Artifacts, coordinator: Handle, token: str) -> None:
-        self.artifacts = artifacts
-        self.coordinator = coordinator
-        self.token = token
+    node: Node
+    shard: Shard
+    artifacts: Artifacts
+    coordinator: Handle
+    token: str
 
-    def ready(self) -> None:
-        """Answer, which shows that the cluster has placed this worker."""
-
-    def execute(self, node: Node, shard: Shard, device: str) -> Part | Failed:
-        """Execute one shard; a failure is returned, because an exception may not travel."""
+    def __call__(self, device: str, rank: int = 0, ranks: int = 1) -> Part | Failed:
+        """Execute it; a failure is returned, because an exception may not travel."""
         try:
             self._check_store()
-            hooks = _Hooks(self.coordinator, node.key, shard)
-            return execute(node, artifacts=self.artifacts, hooks=hooks, device=device, shard=shard)
+            return execute(
+                self.node,
+                artifacts=self.artifacts,
+                hooks=_Hooks(self.coordinator, self.node.key, self.shard),
+                device=device,
+                shard=self.shard,
+                rank=rank,
+                ranks=ranks,
+            )
         except Cancelled as error:
             return Failed(str(error), cancelled=True)
         except Exception as error:  # travels as text to the coordinator, which tells it
@@ -59,6 +67,32 @@ class Worker:
                 f"machine {socket.gethostname()} does not see what the driver wrote to "
                 f"{self.artifacts.store.uri}: give a store that all machines reach"
             ) from error
+
+
+class Worker:
+    """The actor: executes nodes one after another, in its one process or in a group of others."""
+
+    def __init__(self, artifacts: Artifacts, coordinator: Handle, token: str, needs: Needs) -> None:
+        self.artifacts = artifacts
+        self.coordinator = coordinator
+        self.token = token
+        self.needs = needs
+
+    def ready(self) -> None:
+        """Answer, which shows that the cluster has a place for this worker, and for its group."""
+        if ranks(self.needs) > 1:
+            wait_for_room(self.needs)
+
+    def execute(self, node: Node, shard: Shard, device: str) -> Part | Failed | Interrupted:
+        """Execute one shard; a failure is returned, because an exception may not travel."""
+        work = Work(
+            node=node,
+            shard=shard,
+            artifacts=self.artifacts,
+            coordinator=self.coordinator,
+            token=self.token,
+        )
+        return in_group(work, self.needs) if ranks(self.needs) > 1 else work(device)
 
 
 @dataclass(slots=True)
@@ -139,9 +173,10 @@ class Pool:
 
     def _start(self, needs: Needs) -> Handle:
         actor: Any = ray.remote(Worker)
-        memory = {"memory": needs.memory} if needs.memory else {}
-        options = actor.options(num_cpus=needs.cpus, num_gpus=needs.gpus, **memory)
-        worker: Handle = options.remote(self.artifacts, self.coordinator, self.token)
+        own = needs if ranks(needs) == 1 else Needs(cpus=0)  # a group's ranks hold what it needs
+        memory = {"memory": own.memory} if own.memory else {}
+        options = actor.options(num_cpus=own.cpus, num_gpus=own.gpus, **memory)
+        worker: Handle = options.remote(self.artifacts, self.coordinator, self.token, needs)
         self.held[worker] = needs
         task = asyncio.create_task(self._see_placed(worker))
         self.placing.add(task)
@@ -220,7 +255,21 @@ def largest() -> Needs:
 def slots(needs: Needs) -> int:
     """How many executions with these needs the whole cluster can hold at once; at least one."""
     needs = fitted(needs)
-    return max(1, sum(_places(node, needs) for node in nodes()))
+    return max(1, _rooms(needs) // ranks(needs))
+
+
+def lacking(needs: Needs) -> str:
+    """What this cluster can never give of the needs, in words; "" where there is room for them."""
+    needs = fitted(needs)
+    count, rooms = ranks(needs), _rooms(needs)
+    if beyond := excess(share(needs), largest()):
+        return beyond
+    return f"needs {count} GPUs, the cluster has room for {rooms}" if 1 < count > rooms else ""
+
+
+def _rooms(needs: Needs) -> int:
+    """How many processes with a share of these needs the whole cluster can hold."""
+    return sum(_places(node, share(needs)) for node in nodes())
 
 
 def _places(node: Needs, needs: Needs) -> int:

@@ -47,7 +47,7 @@ def scratch(tmp_path: Path) -> Path:
     return tmp_path / "scratch"
 
 
-def context(recorder: Recorder, scratch: Path) -> Context:
+def context(recorder: Recorder, scratch: Path, rank: int = 0) -> Context:
     return Context(
         out=scratch,
         scratch=scratch,
@@ -55,6 +55,7 @@ def context(recorder: Recorder, scratch: Path) -> Context:
         shard=Shard(),
         hooks=recorder,
         checkpoints=recorder,
+        rank=rank,
     )
 
 
@@ -171,4 +172,21 @@ def test_cancelled_while_reports_are_told_again(recorder: Recorder, scratch: Pat
     kept = recorder.kept
     with pytest.raises(Cancelled):
         context(recorder, scratch).restore()
+    assert recorder.kept == kept
+
+
+def test_only_rank_0_is_heard(scratch: Path) -> None:
+    """The others restore what it has kept, and hear of no trial that is stopped."""
+    recorder = Recorder(until=2)
+    first = context(recorder, scratch)
+    first.report(1, {"loss": 1})
+    first.save(1, write)
+    happened, kept = list(recorder.happened), recorder.kept
+    second = context(recorder, scratch, rank=1)
+    assert second.restore() == (1, Path("kept"))
+    for step in (2, 3):
+        second.progress(step, 3)
+        second.report(step, {"loss": 1})
+        second.save(step, write)
+    assert recorder.happened == happened
     assert recorder.kept == kept

@@ -151,6 +151,20 @@ def test_device(artifacts: Artifacts, given: str, name: str, device: str, charge
     assert part.gpu_seconds == (0.5 * part.wall_seconds if charged else 0.0)
 
 
+def test_ranks(artifacts: Artifacts) -> None:
+    """Only rank 0 uploads; all their GPUs are charged, but no more than there are processes."""
+    node = answer.on(gpus=2)(Config())
+    parts = [
+        execute(node, artifacts=artifacts, hooks=Deaf(), device="cuda", rank=rank, ranks=2)
+        for rank in (0, 1)
+    ]
+    assert [len(part.files) for part in parts] == [1, 0]
+    assert len([*artifacts.store.list("")]) == 1
+    assert parts[0].gpu_seconds == 2 * parts[0].wall_seconds
+    alone = run(node, artifacts, device="cuda")
+    assert alone.gpu_seconds == alone.wall_seconds
+
+
 def test_manifest_has_the_whole_config(artifacts: Artifacts) -> None:
     """Also neutral fields, which may hold what has no canonical form."""
     node = answer(Config())

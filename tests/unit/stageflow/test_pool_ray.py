@@ -14,7 +14,7 @@ from ray.exceptions import RayActorError
 
 from stageflow import pool_ray
 from stageflow.artifact import Artifacts
-from stageflow.pool_ray import Pool, capacity, fitted, largest, slots
+from stageflow.pool_ray import Pool, capacity, fitted, lacking, largest, slots
 from stageflow.stage import Needs
 from stageflow.store import FolderStore
 
@@ -131,6 +131,8 @@ def run(work: Coroutine[Any, Any, None]) -> None:
         ([Needs(cpus=99, gpus=1)], Needs(gpus=0.1), 10),
         ([Needs(cpus=1, gpus=1)], Needs(gpus=0.1), 1),
         ([Needs(cpus=8, gpus=4), Needs(cpus=8, gpus=1)], Needs(gpus=2), 2),
+        ([Needs(cpus=8, gpus=3), Needs(cpus=8, gpus=1)], Needs(gpus=2), 2),
+        ([Needs(cpus=2, gpus=4), Needs(cpus=8, gpus=4)], Needs(cpus=8, gpus=4), 1),
         ([Needs(cpus=8)], Needs(gpus=0.5), 8),
         ([Needs(cpus=8, memory=100)], Needs(memory=30), 3),
         ([Needs(cpus=8)], Needs(cpus=0), 1),
@@ -155,6 +157,40 @@ def test_fitted(imagine: Imagine) -> None:
     assert fitted(Needs(cpus=2, gpus=4)) == Needs(cpus=2)
     imagine(Needs(cpus=4, gpus=1))
     assert fitted(Needs(cpus=0.5, gpus=0.5)) == Needs(cpus=0.5, gpus=0.5)
+
+
+@pytest.mark.parametrize(
+    ("needs", "reason"),
+    [
+        (Needs(cpus=4, gpus=1), ""),
+        (Needs(cpus=5, gpus=1), "needs 5 CPU cores, the largest node has 4"),
+        (Needs(cpus=6, gpus=3), ""),
+        (Needs(gpus=4), "needs 4 GPUs, the cluster has room for 3"),
+        (Needs(cpus=9, gpus=3), "needs 3 GPUs, the cluster has room for 2"),
+        (Needs(cpus=10, gpus=2), "needs 5 CPU cores, the largest node has 4"),
+    ],
+)
+def test_lacking(imagine: Imagine, needs: Needs, reason: str) -> None:
+    """The processes of a group may be on different machines; each of them is on one."""
+    imagine(Needs(cpus=4, gpus=2), Needs(cpus=4, gpus=1))
+    assert lacking(needs) == reason
+
+
+def test_a_group_holds_its_gpus_itself(imagine: Imagine) -> None:
+    """Its worker holds nothing on the cluster, and yet the pool gives them to nobody else."""
+    cluster, pool = imagine(Needs(cpus=4, gpus=2))
+
+    async def work() -> None:
+        group = await pool.acquire(Needs(gpus=2))
+        assert cluster.started[0].needs == Needs(cpus=0)
+        single = asyncio.create_task(pool.acquire(Needs(gpus=1)))
+        await asyncio.sleep(0.05)
+        assert not single.done()
+        await pool.release(group)
+        assert (await single).needs == Needs(gpus=1)
+        assert cluster.started[0].dead, "an idle group holds what it asks for"
+
+    run(work())
 
 
 def test_workers_are_used_again(imagine: Imagine) -> None:
