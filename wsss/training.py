@@ -16,11 +16,17 @@ of threads. CUDA's kernels are not made deterministic here.
 
 `fit` is this optimiser over the children of a network; `descend` is the loop beneath it, for those
 who bring their own.
+
+Several processes may descend together, the ranks of `wsss.ranks`. Each makes and sees its part of
+the examples of every pass, and moves the same weights by the same gradient: the mean over the ranks
+of the gradients of what their objectives return. Only rank 0 reports and keeps checkpoints; all go
+on from the same one.
 """
 
 from __future__ import annotations
 
 import json
+import math
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -39,6 +45,14 @@ from wsss.config import Schedule, Training
 from wsss.data.samples import Samples
 from wsss.data.transforms import training_view
 from wsss.nets.weights import load_weights, read_state, save_weights
+from wsss.ranks import (
+    average_gradients,
+    averaged,
+    check_alone,
+    check_batch_of_ranks,
+    part,
+    rank,
+)
 
 Example = tuple[Tensor, ...]
 """What a step learns from once; those of a batch are stacked, place by place."""
@@ -47,7 +61,12 @@ Examples = Callable[[int], Sequence[Callable[[], Example]]]
 """Step to what makes each of its examples: a function of the step alone, called in threads."""
 
 Objective = Callable[..., Mapping[str, Tensor]]
-"""The stacked tensors of a batch to scalars, of which "loss" is minimised."""
+"""The stacked tensors of a batch to scalars, of which "loss" is minimised.
+
+Among several ranks it is given the part of one, and the mean over the ranks must be the value of
+the whole batch. A mean over examples is that where all parts are equally large. Any other sum s
+divided by a count n must be `ranks() * s / summed(n)`, see `wsss.ranks`.
+"""
 
 _ORDER, _VIEW = 1, 2  # keep the two kinds of random streams apart
 
@@ -154,8 +173,10 @@ def fit(
 
     `rates` gives the first learning rate of each child of `net` that is trained. What the objective
     returns is reported as the mean over the epoch, together with what `evaluate` finds at its end.
-    Raises FloatingPointError where the loss is not finite.
+    Raises FloatingPointError where the loss is not finite, and ValueError among several ranks: what
+    is trained here is normalised over a batch, or draws on others, in ways of its own.
     """
+    check_alone("this training")
     descent = Descent(
         optimiser=partial(_sgd, rates=rates, config=config),
         set_rates=partial(set_rates, steps=config.steps, power=config.power),
@@ -176,13 +197,15 @@ def descend(
     """`fit` with an optimiser, rates and passes of one's own.
 
     The examples of a step are as many as a batch has times the passes. Of the optimiser's memory, a
-    checkpoint keeps the tensors, by name.
+    checkpoint keeps the tensors, by name. Raises ValueError where a batch has not an example for
+    each rank.
     """
+    check_batch_of_ranks(config.batch)
     device = chosen_device(monitor.device)
     net.to(device).train()
     optimiser = descent.optimiser(net)
     done = _restore(net, optimiser, monitor)
-    batches = _batches(examples, config, start=done)
+    batches = _batches(lambda step: part(examples(step), descent.passes), config, start=done)
     for epoch in range(1, config.epochs + 1):
         end = round(config.steps * epoch / config.epochs)
         sums: dict[str, float] = defaultdict(float)
@@ -190,16 +213,18 @@ def descend(
             batch = next(batches)
             descent.set_rates(optimiser, step)
             where = f"step {step + 1} of {config.steps}"
-            with seeded(config.seed * 2**32 + step):  # what the net draws is the step's own
+            # What the net draws is the step's own, and the rank's.
+            with seeded(config.seed * 2**32 + rank() * 2**24 + step):
                 terms = _gathered(optimiser, objective, batch, descent, device, where)
             _move(optimiser, config.clip)
             for name, value in terms.items():
                 sums[name] += value / (end - done)
-            monitor.progress(step + 1, config.steps, f"loss {terms['loss']:.4f}")
-        if end > done:
+            if rank() == 0:
+                monitor.progress(step + 1, config.steps, f"loss {terms['loss']:.4f}")
+        if end > done and rank() == 0:
             monitor.report(end, {**sums, **evaluate()})
             monitor.save(end, partial(_write, net, optimiser, end))
-            done = end
+        done = max(done, end)
 
 
 def _sgd(net: nn.Module, rates: Mapping[str, float], config: Schedule) -> torch.optim.SGD:
@@ -219,23 +244,24 @@ def _gathered(
     device: torch.device,
     where: str,
 ) -> dict[str, float]:
-    """Leave the gradient of a step, the mean over its passes; returns the means of its terms."""
+    """Leave this rank's gradient of a step, the mean over its passes; returns all ranks' terms."""
     optimiser.zero_grad()
     means: dict[str, float] = defaultdict(float)
-    for part in zip(*(tensor.chunk(descent.passes) for tensor in batch), strict=True):
-        terms = objective(*(tensor.to(device) for tensor in part))
-        loss = terms["loss"]
-        if not loss.isfinite():
-            raise FloatingPointError(f"loss is {loss.item()} at {where}: {descent.advice}")
-        torch.autograd.backward(loss / descent.passes)
-        for name, value in terms.items():
-            means[name] += value.item() / descent.passes
+    for shown in zip(*(tensor.chunk(descent.passes) for tensor in batch), strict=True):
+        terms = objective(*(tensor.to(device) for tensor in shown))
+        values = averaged(terms)
+        if not math.isfinite(values["loss"]):
+            raise FloatingPointError(f"loss is {values['loss']} at {where}: {descent.advice}")
+        torch.autograd.backward(terms["loss"] / descent.passes)
+        for name, value in values.items():
+            means[name] += value / descent.passes
     return means
 
 
 def _move(optimiser: torch.optim.Optimizer, clip: float | None) -> None:
+    trained = [p for group in optimiser.param_groups for p in group["params"]]
+    average_gradients(trained)
     if clip is not None:
-        trained = [p for group in optimiser.param_groups for p in group["params"]]
         nn.utils.clip_grad_norm_(trained, clip)
     optimiser.step()
 

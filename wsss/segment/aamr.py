@@ -24,18 +24,18 @@ connected by their sides.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import torch.nn.functional as F
-from PIL import Image
 from scipy import ndimage
 from torch import Tensor
 
 from wsss.cam.scores import ScoreMap, best_class, upsample
 from wsss.config.segment import AAMRTargets
+from wsss.data.saliency import SaliencyMaps
 from wsss.data.samples import VOID
+from wsss.ranks import ranks, summed
 
 Bytes = npt.NDArray[np.uint8]
 EPSILON = 1e-5
@@ -70,45 +70,12 @@ def aamr_targets(
 
 
 def aamr_proposed(logits: Tensor, target: Tensor) -> Tensor:
-    """L of logits [B, K, h, w] and the target on their grid, uint8 [B, h, w]; 0 without any v."""
+    """L of logits [B, K, h, w] and the target on their grid, uint8 [B, h, w]; 0 without any v.
+
+    Of a part of the batch, a value whose mean over all ranks is L.
+    """
     foreground = logits[:, 1:].logsumexp(1) - logits[:, 0]  # the logit of 1 - p_0
     valid = target != VOID
     pull = (target == 1).to(foreground.dtype)
     losses = F.binary_cross_entropy_with_logits(foreground, pull, reduction="none")
-    return (losses * valid).sum() / (valid.sum() + EPSILON)
-
-
-class SaliencyMaps:
-    """Saliency maps in a folder: ID.png, grey with 8 bits, of the size of its image."""
-
-    def __init__(self, folder: Path) -> None:
-        if not folder.is_dir():
-            raise ValueError(f"saliency folder {folder} does not exist")
-        self._folder = folder
-
-    def check(self, ids: Iterable[str]) -> None:
-        """Raise ValueError, naming the first, unless each of these images has a map."""
-        there = {path.stem for path in self._folder.glob("*.png")}
-        missing = [name for name in ids if name not in there]
-        if missing:
-            first = self._folder / f"{missing[0]}.png"
-            raise ValueError(f"{len(missing)} images have no saliency map, {first} first")
-
-    def of(self, name: str, size: tuple[int, int]) -> Bytes:
-        """The map of an image of this size (H, W), uint8 [H, W].
-
-        Raises ValueError, naming the file, where it is absent, broken or of another kind or size.
-        """
-        path = self._folder / f"{name}.png"
-        try:
-            with Image.open(path) as picture:
-                mode, found = picture.mode, np.array(picture)
-        except FileNotFoundError as error:
-            raise ValueError(f"saliency map {path} does not exist") from error
-        except (OSError, SyntaxError, ValueError) as error:
-            raise ValueError(f"saliency map {path} cannot be read: {error}") from error
-        if mode != "L":
-            raise ValueError(f"saliency map {path} is of mode {mode}: give a grey PNG of 8 bits")
-        if found.shape != size:
-            raise ValueError(f"saliency map {path} is {found.shape} but its image {size}")
-        return found
+    return ranks() * (losses * valid).sum() / (summed(valid.sum()) + EPSILON)

@@ -8,6 +8,9 @@ each of them by Pillow's nearest pixel, and pixels labelled 255 count for nothin
 "balanced" is AdvCAM's cure for a training that ends in background, after DSRG (Huang et al., CVPR
 2018): the mean over foreground pixels plus the mean over background pixels, of the whole batch.
 
+Pixels are counted over all ranks (`wsss.ranks`): of its part of a batch, each returns a value whose
+mean over the ranks is the loss of the whole.
+
 Where we differ from the release: a batch without a labelled pixel has loss 0, where it divides 0 by
 0 and all weights become NaN.
 """
@@ -25,6 +28,7 @@ from torch import Tensor
 
 from wsss.config.segment import SegmentationTraining
 from wsss.data.samples import VOID
+from wsss.ranks import ranks, summed
 from wsss.segment.aamr import aamr_proposed
 
 
@@ -85,4 +89,4 @@ def _surprise(logits: Tensor, label: Tensor) -> Tensor:
 
 
 def _mean(values: Tensor, where: Tensor) -> Tensor:
-    return (values * where).sum() / where.sum().clamp(min=1)
+    return ranks() * (values * where).sum() / summed(where.sum()).clamp(min=1)

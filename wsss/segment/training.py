@@ -5,6 +5,9 @@ over in other hands: the loss becomes NaN, or everything background (mIoU 0.03).
 is the balanced loss, a lower learning rate, and the right file of initial weights; a loss that is
 not finite ends the training with this advice.
 
+Several processes may train one network together, see `wsss.training`, and end where one would, up
+to rounding; only dropout draws differently.
+
 `torch.compile` and the like work on what the objective calls; the optimiser, checkpoints and the
 probe see the network itself.
 """
@@ -23,11 +26,12 @@ from wsss.data.samples import Samples
 from wsss.metrics import confusion_matrix, mean_iou
 from wsss.nets.segmenters import Network, Segmenter, segmenter
 from wsss.nets.weights import initial_weights
+from wsss.ranks import share_norms
 from wsss.segment.inference import label_map
 from wsss.segment.losses import segmentation_losses
 from wsss.segment.optimiser import optimiser_of, set_shares
 from wsss.segment.views import LabelOf, segmentation_examples
-from wsss.training import Descent, Monitor, descend, mixed, seeded
+from wsss.training import Descent, Monitor, chosen_device, descend, mixed, seeded
 
 ADVICE = (
     "set loss to balanced, lower lr, and check that the file of initial weights is the right one"
@@ -47,8 +51,8 @@ def train_segmenter(
 
     `targets` are the maps of `aamr_targets`, for an `aamr_weight` above 0. `masks` is the split on
     whose first images the probe is scored. Raises ValueError for a network or weights that cannot
-    be had, without targets or masks where they are needed, and as `segmentation_examples` does;
-    FloatingPointError, with advice, where the loss is not finite.
+    be had, without targets or masks where they are needed, and as `segmentation_examples`,
+    `share_norms` and `descend` do; FloatingPointError, with advice, where the loss is not finite.
     """
     check_probe(config.probe, masks)
     if (targets is None) != (config.aamr_weight == 0):
@@ -66,6 +70,7 @@ def train_segmenter(
             ),
             initial_weights(config),
         )
+    net = share_norms(net, chosen_device(monitor.device))
     planes = [labels] if targets is None else [labels, targets]
     descend(
         net,
