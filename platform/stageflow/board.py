@@ -3,13 +3,15 @@
 Rows (`stageflow.board_row`) are stored as `board/<key>.json` beside the artifacts, so a board lives
 wherever artifacts live.
 
-A split is written "<data set> <part> (<images>)", such as "voc2012 train (1464)". Rows of one task
-are ranked together when data set and part agree, and compared only when the images do, too.
+A split is written "<data set> <part> (<images>)", such as "voc2012 train (1464)", or with a slice,
+"voc2012 train[::4] (366)". Rows of one task are ranked together when data set and part agree, and
+compared only when the images do, too.
 """
 
 from __future__ import annotations
 
 import json
+import re
 import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
@@ -56,6 +58,7 @@ HEADINGS = (
     "to published",
     "from",
 )
+FEW_REASONS = 3  # that a console has room for
 MASKS = {True: "oracle", False: "label-free", None: "?"}  # did pixel masks choose anything?
 CRF = {True: "yes", False: "no", None: "?"}
 
@@ -197,8 +200,16 @@ def console(rows: Iterable[Row]) -> list[Table]:
 
 def _words(line: Line) -> str:
     cost = "" if line.row.published else duration(line.row.wall_seconds)
-    why = line.against if line.reason else ""
+    why = _briefly(line.against) if line.reason else ""
     return "; ".join(filter(None, (line.row.weights, origin(line.row), cost, why)))
+
+
+def _briefly(reasons: str) -> str:
+    """A few of many reasons: `stageflow show` tells them all."""
+    first = reasons.split(", ")
+    if len(first) <= FEW_REASONS:
+        return reasons
+    return f"{', '.join(first[:FEW_REASONS])} and {len(first) - FEW_REASONS} more"
 
 
 def markdown(rows: Iterable[Row]) -> str:
@@ -247,7 +258,7 @@ def seed_count(given: Row) -> str:
 
 def images(given: Row) -> str:
     """What sets a row's split apart from others of its group: how many images, usually."""
-    return given.split.removeprefix(_part(given.split)).strip(" ()")
+    return re.sub(r"[()]", "", given.split.removeprefix(_part(given.split))).strip()
 
 
 def origin(given: Row) -> str:
@@ -279,7 +290,8 @@ def _extends(other: Row, given: Row) -> bool:
 
 
 def _part(split: str) -> str:
-    return split.partition(" (")[0]
+    """The official set that a split is all or some of: "voc2012 val[::4] (363)" is of its val."""
+    return re.split(r"\[| \(", split)[0]
 
 
 def _compared(given: Row, published: Iterable[Row]) -> Line:
@@ -304,10 +316,11 @@ def _compared(given: Row, published: Iterable[Row]) -> Line:
 def _unlike(given: Row, published: Row) -> list[str]:
     """In what the conditions of the two differ.
 
-    What a source does not say (masks, CRF) is given the benefit of the doubt; the images are not.
+    What a source does not say (masks, CRF, how many images) is given the benefit of the doubt; ours
+    says itself if its images are not the official ones.
     """
     reasons = []
-    if published.split != given.split:
+    if images(published) and published.split != given.split:
         reasons.append("other images")
     if published.oracle not in (None, given.oracle):
         reasons.append(f"published is {MASKS[published.oracle]}")

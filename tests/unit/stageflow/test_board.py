@@ -386,6 +386,28 @@ def test_console_says_what_a_reader_must_know() -> None:
     assert "segmentation" not in text  # nothing of ours is there
 
 
+def test_a_slice_is_ranked_with_its_whole_and_not_compared() -> None:
+    some = ours(60.0, 61.0, split="voc2012 train[::4] (366)")
+    [group] = board.rank([some, theirs()])
+    assert group.part == "voc2012 train"
+    [line] = [line for line in group.lines if line.row is some]
+    assert line.against == "not comparable: other images"
+    assert board.images(some) == "[::4] 366"
+
+
+def test_a_source_that_does_not_count_images_is_compared() -> None:
+    row = ours(60.0, 61.0, split="coco2014 val (40504)")
+    [group] = board.rank([row, theirs(split="coco2014 val")])
+    assert [line.difference for line in group.lines if line.row is row] == [pytest.approx(5.7)]
+
+
+def test_the_console_keeps_reasons_short_and_the_page_tells_all() -> None:
+    row = ours(60.0, 61.0, comparable="other images, another backbone, other colours, bad weather")
+    shown = " ".join(printed([row, theirs()], width=400).split())
+    assert "other images, another backbone, other colours and 1 more" in shown
+    assert "bad weather" in board.markdown([row, theirs()])
+
+
 def test_markdown_keeps_its_columns() -> None:
     lines = board.markdown([ours(55.2, variant="a | b\nc"), theirs()]).splitlines()
     assert lines[0] == "### CAM seed · voc2012 train"
