@@ -80,9 +80,8 @@ class Backbone(nn.Module):
         levels = []
         layers = (self.layer1, self.layer2, self.layer3, self.layer4)
         for n, layer in enumerate(layers, start=1):
-            x = layer(x)
-            if n == detach_after:
-                x = x.detach()
+            with torch.set_grad_enabled(torch.is_grad_enabled() and n > (detach_after or 0)):
+                x = layer(x)
             levels.append(x)
         one, two, three, four = levels
         return one, two, three, four

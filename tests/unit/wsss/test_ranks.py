@@ -10,10 +10,12 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from wsss.config import Training
 from wsss.config.segment import SegmentationTraining
 from wsss.data import open_samples
+from wsss.nets.segmenters import Network, segmenter
 from wsss.nets.weights import read_state, save_weights
 from wsss.ranks import (
     average_gradients,
@@ -194,6 +196,22 @@ def test_what_ranks_agree_on(group):
     assert first["summed"] == [3, 20]
     assert first["averaged"] == {"loss": 1.0, "b": 0.5}
     assert first["gradient"] == [[1.5, 0.5]]
+
+
+@pytest.mark.parametrize("architecture", ["deeplabv3plus", "upernet"])
+def test_norms_on_gpus_become_shared_and_nothing_else(monkeypatch, architecture):
+    # Their training takes GPUs; what they are in evaluation shows that nothing else is lost.
+    monkeypatch.setattr("wsss.ranks.ranks", lambda: 2)
+    net = segmenter(Network(architecture=architecture, backbone="efficientnet_lite0", classes=4))
+    images = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        before, names = net.eval()(images)[-1], list(net.state_dict())
+        shared = share_norms(net, torch.device("cuda"))
+        torch.testing.assert_close(shared.eval()(images)[-1], before)
+    assert list(shared.state_dict()) == names
+    norms = [module for module in shared.modules() if isinstance(module, _BatchNorm)]
+    assert len(norms) > 10
+    assert all(isinstance(norm, nn.SyncBatchNorm) for norm in norms)
 
 
 def test_one_process_is_left_alone():
