@@ -76,7 +76,9 @@ def in_group(work: Work, needs: Needs) -> Part | Failed | Interrupted:
     """What rank 0 leaves of `work`, which all ranks do at the same time; or what came between."""
     from ray.train import ControllerError, WorkerGroupError
 
-    with tempfile.TemporaryDirectory(prefix="stageflow-group-") as storage:
+    with tempfile.TemporaryDirectory(
+        prefix="stageflow-group-", ignore_cleanup_errors=True
+    ) as storage:
         try:
             found: Part = _trainer(work, needs, storage).fit().return_value
             return found
@@ -92,7 +94,7 @@ def _trainer(work: Work, needs: Needs, storage: str) -> Any:
 
     os.environ.update(SETTINGS)
     v2: Any = train  # checkers see the names of its first version
-    each: Any = partial(_as_rank, work)
+    each: Any = partial(_as_rank, work, storage)
     return TorchTrainer(
         each,
         torch_config=TorchConfig(backend="undefined"),  # torch takes what its device needs
@@ -107,9 +109,11 @@ def _trainer(work: Work, needs: Needs, storage: str) -> Any:
     )
 
 
-def _as_rank(work: Work) -> Part | None:
+def _as_rank(work: Work, storage: str) -> Part | None:
     from ray.train import get_context
 
+    if os.path.isdir(storage):  # on this machine: a rank that is killed cannot tidy up
+        tempfile.tempdir = storage
     context = get_context()
     rank = context.get_world_rank()
     outcome = work("auto", rank, context.get_world_size())

@@ -45,6 +45,8 @@ class Meeting:
 @stage(version="1", needs=Needs(cpus=1, gpus=2), neutral=("log", "gate"))
 def meet(context: Context, config: Meeting) -> Metrics:
     """Each of two ranks brings its part of the 3, which only both together know."""
+    if config.log:
+        note_down(f"{config.log}-folders", str(context.scratch))
     found = context.restore()
     step, value = (found[0], float((found[1] / "value").read_text())) if found else (0, 0.0)
     while step < config.steps:
@@ -134,6 +136,13 @@ def job(executor: RayExecutor, tmp_path: Path, label: str) -> Iterator[Job]:
         yield Job(executor, pool, tmp_path, label)
 
 
+def remaining(log: Path) -> list[str]:
+    """Folders of executions that are still there; of all, there were some."""
+    folders = noted(log.with_name(f"{log.name}-folders"))
+    assert folders
+    return [folder for folder in folders if Path(folder).exists()]
+
+
 def wait_until(true: Callable[[], bool]) -> None:
     until = time.monotonic() + LONGEST
     while not true():
@@ -164,6 +173,7 @@ def test_a_rank_that_is_killed(executor: RayExecutor, job: Job, tmp_path: Path) 
     assert single.metrics == manifest.metrics == {"value": 9.0}
     assert single.reports == manifest.reports
     assert [f.sha256 for f in single.files] == [f.sha256 for f in manifest.files]
+    assert remaining(job.log) == []
 
 
 def test_a_rank_that_fails(executor: RayExecutor, job: Job) -> None:
@@ -175,6 +185,7 @@ def test_a_rank_that_fails(executor: RayExecutor, job: Job) -> None:
         job.running.result(LONGEST)
     assert str(caught.value).endswith(f"{job.node.key}  RuntimeError: no such")
     assert job.texts(Kind.INTERRUPTED) == []
+    assert remaining(job.log) == []
 
 
 def test_cancelled(executor: RayExecutor, tmp_path: Path, label: str) -> None:
@@ -193,6 +204,7 @@ def test_cancelled(executor: RayExecutor, tmp_path: Path, label: str) -> None:
     checkpoints = executor.artifacts.store.list(f"{folder_of(node)}/checkpoints/")
     assert any(name.endswith("-00000001.json") for name in checkpoints)
     assert executor.artifacts.manifest(node) is None
+    assert remaining(log) == []
 
 
 def test_more_gpus_than_there_are(executor: RayExecutor, label: str) -> None:
