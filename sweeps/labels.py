@@ -100,7 +100,7 @@ def pipeline(params: Params, options: Options) -> Node:
 
 def entries(params: Params, options: Options) -> Sequence[Entry]:
     """The labels after the CRF and after the walk: as searched, and as published."""
-    method = named(options.method)
+    method = named(options.method, options.data)
     randoms = range(options.seeds)
     searched = "parameters were searched with masks, on seed 0"
     recipe, part, taught = chosen(options), options.part, options.teachers
@@ -153,14 +153,14 @@ def entry(
         task=CAM_SEED if crf else PSEUDO_LABEL,
         oracle=oracle,
         crf=crf,
-        reference=named(options.method).paper,
+        reference=named(options.method, options.data).paper,
         note=note,
     )
 
 
 def refined(params: Params, options: Options, seed: int) -> Refined:
     """The tail of IRN with these parameters, on the method's score maps."""
-    recipe, method = chosen(options), named(options.method)
+    recipe, method = chosen(options), named(options.method, options.data)
     labels = IRLabels(
         threshold_fg=params.threshold_fg,
         threshold_bg=params.threshold_bg,

@@ -38,7 +38,7 @@ from stageflow.stage import Node
 from stageflow.sweep import Sweep, main
 from wsss import pipelines
 from wsss.config import Segmentation
-from wsss.methods import Method, named
+from wsss.methods import Method
 from wsss.published import PSEUDO_LABEL, PUBLISHED, SEGMENTATION
 from wsss.result import result
 from wsss.setting import initial_weights, segmentation_weights
@@ -46,6 +46,7 @@ from wsss.whole_pipeline import Options, WholePipeline
 
 PROPOSED = "mask refinement loss by our own proposal; the published formula could not be verified"
 BEST = "best threshold"
+OF_CRF = "labels of the CRF alone"
 TEST = "test"
 PUBLISHED_ROWS = [published_row(**asdict(found)) for found in PUBLISHED]
 
@@ -54,7 +55,7 @@ def entries(params: None, options: Options) -> Sequence[Entry]:
     """All that can be scored: seeds and labels of each method, and what is learned of them."""
     whole = WholePipeline(options=options)
     found: list[Entry] = []
-    for method in map(named, options.methods):
+    for method in whole.methods:
         if whole.has_masks(whole.scored):
             found += seeds(whole, method)
             found += labels(whole, method)
@@ -77,16 +78,17 @@ def labels(whole: WholePipeline, method: Method) -> Iterator[Entry]:
     """What the CRF is sure of, and its pseudo labels."""
     tails = [whole.tail(method, seed, whole.mapped) for seed in whole.randoms]
     sure = [pipelines.label_score(whole.setting, tail.labels, whole.scored) for tail in tails]
-    first = method.seeds(whole.setting, whole.recipe, 0, whole.mapped)
-    strips = [pipelines.label_pictures(whole.setting, first, tails[0], whole.scored)]
     moved = f" moved by {whole.options.shift:g}" if whole.options.shift else ""
     chose = whole.shifted or whole.selected(method)
     row = partial(_row, whole, method, whole.scored)
     yield row(sure, f"labels for IRN{moved}", oracle=chose, crf=True)
     pseudo = partial(row, task=PSEUDO_LABEL)
     if whole.of_crf(method):
-        yield pseudo(sure, f"labels for IRN{moved}", oracle=chose, crf=True, pictures=strips)
+        yield pseudo(sure, f"labels for IRN{moved}", oracle=chose, crf=True, why=[OF_CRF])
         return
+    first = method.seeds(whole.setting, whole.recipe, 0, whole.mapped)
+    strips = [pipelines.label_pictures(whole.setting, first, tails[0], whole.scored)]
+    pseudo = partial(pseudo, why=["affinities of other images"] if whole.partly else [])
     curves, at = [tail.walked.quality_on(whole.scored) for tail in tails], method.walk_threshold
     best, fixed = (_cut(whole, curves, threshold) for threshold in (None, at))
     yield pseudo(best, f"walk{moved}, {BEST}", oracle=True, pictures=strips)
@@ -95,10 +97,8 @@ def labels(whole: WholePipeline, method: Method) -> Iterator[Entry]:
 
 def segmentations(whole: WholePipeline, method: Method) -> Iterator[Entry]:
     """Its segmentation network, read in each of the ways of the recipe."""
-    options, val = whole.options, whole.val
-    chose = options.cut == "best" or whole.shifted or whole.selected(method)
-    told = [f"aamr {options.aamr:g}"] if options.saliency else []
-    told += ["best cut"] if options.cut == "best" else []
+    val = whole.val
+    chose = whole.cut_by_masks(method) or whole.shifted or whole.selected(method)
     classifier = initial_weights(whole.setting, whole.recipe)
     for reading in whole.recipe.readings:
         made = [whole.segmentation(method, seed, val, reading) for seed in whole.randoms]
@@ -108,14 +108,42 @@ def segmentations(whole: WholePipeline, method: Method) -> Iterator[Entry]:
             method,
             val,
             [pipelines.label_score(whole.setting, each, val) for each in made],
-            ", ".join([*told, seen(reading)]),
+            ", ".join([*learned(whole, method), seen(reading)]),
             task=SEGMENTATION,
             oracle=chose,
             crf=reading.crf is not None,
             weights=f"{segmentation_weights(whole.recipe)}; labels: {classifier}",
-            note=PROPOSED if options.saliency else "",
+            why=[*method.unlike, *unlike(whole, method, reading)],
+            note=PROPOSED if whole.options.saliency else "",
             pictures=[pipelines.segmentation_pictures(whole.setting, each, val) for each in shown],
         )
+
+
+def learned(whole: WholePipeline, method: Method) -> list[str]:
+    """What the segmentation network learned otherwise than usual, for the row's variant."""
+    options = whole.options
+    told = {
+        f"aamr_proposed {options.aamr:g}": bool(options.saliency),
+        "labels of the CRF": whole.of_crf(method),
+        "best cut": whole.cut_by_masks(method),
+        f"labels moved by {options.shift:g}": whole.shifted,
+        f"{options.loss} loss": options.loss != "auto",
+        f"labels of {whole.labelled}": options.labelled != "auto",
+    }
+    return [words for words, holds in told.items() if holds]
+
+
+def unlike(whole: WholePipeline, method: Method, reading: Segmentation) -> list[str]:
+    """What keeps the row from being held against published ones."""
+    reasons = {
+        "labels of other images": whole.partly,
+        OF_CRF: whole.of_crf(method) and not whole.options.on("coco2014"),
+        "labels cut at a threshold of ours": whole.cut_by_masks(method) or whole.shifted,
+        "other views at test": len(reading.scales) > 1 or reading.flip,
+        "our own mask refinement loss": bool(whole.options.saliency),
+        "scored on images that it learned from": whole.overlapping,
+    }
+    return [reason for reason, holds in reasons.items() if holds]
 
 
 def _row(
@@ -137,7 +165,8 @@ def _cut(whole: WholePipeline, curves: Sequence[Node], threshold: float | None) 
 def seen(reading: Segmentation) -> str:
     """How a segmentation network is read, in a few words."""
     scales = len(reading.scales)
-    words = ["one view" if scales == 1 and not reading.flip else f"{scales} scales"]
+    several = f"{scales} scale{'s' if scales > 1 else ''}"
+    words = ["one view" if scales == 1 and not reading.flip else several]
     words += ["mirrored"] if reading.flip else []
     words += ["CRF"] if reading.crf else []
     return ", ".join(words)
@@ -147,11 +176,11 @@ def products(params: None, options: Options) -> Sequence[Product]:
     """Pseudo labels and segmentations of each method, of the first random seed."""
     whole, found = WholePipeline(options=options), []
     last = whole.recipe.readings[-1]
-    for method in map(named, options.methods):
-        learned = whole.pseudo_labels(method, 0)
+    for method in whole.methods:
+        labelled = whole.pseudo_labels(method, 0)
         made = whole.segmentation(method, 0, whole.val, last)
         found += [
-            Product(name=f"{method.name}: pseudo labels of {whole.labelled}", node=learned),
+            Product(name=f"{method.name}: pseudo labels of {whole.labelled}", node=labelled),
             Product(name=f"{method.name}: segmentations of {whole.val}", node=made),
         ]
         if options.test:
@@ -163,17 +192,18 @@ def products(params: None, options: Options) -> Sequence[Product]:
 
 def summary(rows: Sequence[Row], options: Options) -> str:
     """The board with the published rows of its tasks and data, and what ours were made with."""
-    whole, data = WholePipeline(options=options), options.data.partition(":")[0]
+    whole, data = WholePipeline(options=options), options.kind
     there = {(row.task, row.split.partition(" ")[0]) for row in rows}
     published = [row for row in PUBLISHED_ROWS if (row.task, row.split.partition(" ")[0]) in there]
-    recipe, budget = whole.recipe, "small" if options.small else "published"
+    recipe, budget = whole.recipe, "small" if options.small else "whole"
     parts = [
         f"## Leaderboard of {data}, {recipe.cam.backbone}, {budget} budget",
         f"`{command()}`",
         f"CAM {recipe.cam.steps} steps, ReCAM {recipe.recam.steps} more, SFC {recipe.sfc.steps}, "
         f"IRNet {recipe.irn.steps}, segmentation {recipe.segmentation.steps} "
-        f"({segmentation_weights(recipe)}). The pseudo labels of {whole.labelled} are learned, at "
-        f"the {options.cut} threshold; the segmentation is scored on {whole.val}.",
+        f"({segmentation_weights(recipe)}). The pseudo labels of {whole.labelled} are learned, "
+        f"cut at the {options.cut} threshold where a walk made them; the segmentation is scored on "
+        f"{whole.val}.",
         markdown([*rows, *published]).strip(),
     ]
     return "\n\n".join(parts)

@@ -45,7 +45,7 @@ from wsss.methods import (
 )
 from wsss.published import CAM_SEED, PSEUDO_LABEL, PUBLISHED
 from wsss.result import result
-from wsss.setting import Setting, chosen, option
+from wsss.setting import Setting, chosen, option, tuning
 
 CONFUSED = "taken for its companion, seed (lower is better)"
 USUAL = tuple(method.name for method in (CAM, RECAM, SFC, CAM_RESPONSE, RECAM_RESPONSE))
@@ -116,7 +116,8 @@ COLUMNS = (
 
 def entries(params: None, options: Options) -> Sequence[Entry]:
     """The seeds of each method on all scored images, and all of its labels on the refined ones."""
-    wanted = [method for method in METHODS if method.name in options.methods]
+    names = [method.name for method in METHODS if method.name in options.methods]
+    wanted = [named(name, options.data) for name in names]
     several, few = range(options.seeds), range(options.refined_seeds)
     found: list[Entry] = []
     for method in wanted:
@@ -186,7 +187,7 @@ def entry(
     metric: str = "miou",
 ) -> Entry:
     """A result of a method."""
-    selected = method is SFC and chosen(options).sfc.select != "last"
+    selected = method.name == SFC.name and chosen(options).sfc.select != "last"
     others = task == PSEUDO_LABEL and options.teachers != options.train_split
     return result(
         options,
@@ -211,7 +212,7 @@ def counted(options: Options) -> LabelScore:
 
 def summary(rows: Sequence[Row], options: Options) -> str:
     """One table for each split: a line a method, a column a kind of label."""
-    recipe, data = chosen(options), options.data.partition(":")[0]
+    recipe, data = chosen(options), options.kind
     mean = f", mean over {', '.join(options.classes)}" if options.classes else ""
     seeds = recipe.reading.seeds
     mixed = f"{seeds.classifier_weight:g} : {seeds.prototype_weight:g}"
@@ -226,7 +227,7 @@ def summary(rows: Sequence[Row], options: Options) -> str:
         f"{', '.join(counted(options).tail)}.",
         f"CAM {recipe.cam.steps} steps, ReCAM {recipe.recam.steps} more (read with "
         f"{recipe.weight}), SFC {recipe.sfc.steps} (classifier and prototype maps mixed {mixed}), "
-        f"IRNet {recipe.irn.steps}{'; ' + recipe.tuned if recipe.tuned else ''}. "
+        f"IRNet {recipe.irn.steps}{'; ' + tuning(options, recipe) if recipe.tuned else ''}. "
         f"Code: {', '.join(commits(rows))}.",
     ]
     for split in dict.fromkeys(row.split for row in rows):

@@ -30,6 +30,12 @@ def voc_mini() -> Path:
 
 
 @pytest.fixture(scope="session")
+def coco_mini() -> Path:
+    """Root of 100 real COCO images with their annotations, in the official layout of 2017."""
+    return reference("data/coco_mini")
+
+
+@pytest.fixture(scope="session")
 def golden() -> Callable[[str], "np.lib.npyio.NpzFile"]:
     """Loader of recorded arrays: `golden("unit03_recam_sce")["logits"]`."""
     here = Path(__file__).parent / "parity" / "golden"

@@ -54,6 +54,8 @@ class Method:
     """That cuts its maps after the walk."""
     paper: str = ""
     """Whose published numbers it is held against, where they do not go by its own name."""
+    unlike: tuple[str, ...] = ()
+    """What keeps segmentations learned from its labels from being held against its paper's."""
     slow: bool = False
     """Whether it looks at an image again and again."""
 
@@ -136,6 +138,7 @@ CAM_RESPONSE = Method(
     threshold=0.15,
     walk_threshold=0.25,
     paper="InferCam",
+    unlike=("published with WideResNet-38, AffinityNet and saliency",),
     slow=True,
 )
 RECAM_RESPONSE = Method(
@@ -160,6 +163,7 @@ ADVCAM = Method(
     tail=partial(_ordinary, _advcam, ADVCAM_LABELS, ADVCAM_WALK),
     threshold=0.25,  # in the middle of those that its release tries
     walk_threshold=0.25,
+    unlike=("published with its own segmentation schedule",),
     slow=True,
 )
 RECAM_ADVCAM = Method(
@@ -182,11 +186,14 @@ RARE_SEED = "rare classes, seed"
 """The task, on the board, of scoring seeds on `rare_classes` alone."""
 
 
-def named(name: str) -> Method:
-    """The method of this name. Raises ValueError, with all names, where there is none."""
+def named(name: str, data: str = "") -> Method:
+    """The method of this name as its release runs it on the data set at the location `data`.
+
+    Raises ValueError, with all names, where there is none.
+    """
     for method in METHODS:
         if method.name == name:
-            return method
+            return _on_coco(method) if data.partition(":")[0] == "coco2014" else method
     raise ValueError(f"method is {name!r}: choose from {', '.join(m.name for m in METHODS)}")
 
 
@@ -196,3 +203,12 @@ def rare_classes(setting: Setting) -> tuple[str, ...]:
     counts = learned.labels.sum(0)
     there = sorted((int(counts[c]), name) for c, name in enumerate(learned.classes) if counts[c])
     return tuple(name for _, name in there[: max(len(there) // 3, 1)])
+
+
+def _on_coco(method: Method) -> Method:
+    """ReCAM's release cuts lower on COCO; that of SFC has no settings for it."""
+    if (method.threshold, method.walk_threshold) == (RECAM.threshold, RECAM.walk_threshold):
+        return replace(method, threshold=0.15, walk_threshold=0.25)
+    if method == SFC:
+        return replace(method, unlike=("published settings on COCO are unknown",))
+    return method

@@ -231,6 +231,7 @@ def scored(
     setting: Setting, maps: Node, split: str = "", bins: int = SeedQuality().bins
 ) -> ScoredMaps:
     """Maps of the images of a split, with a threshold curve of so many bins."""
+    check_classes(setting, split or setting.score)
     return ScoredMaps(maps=maps, data=setting.data, split=split or setting.score, bins=bins)
 
 
@@ -246,16 +247,21 @@ def label_score(
     setting: Setting, labels: Node, split: str = "", counted: LabelScore | None = None
 ) -> Node:
     """How label maps of a split agree with its masks."""
-    truth = stages.masks(setting.data, split or setting.score)
+    part = split or setting.score
+    check_classes(setting, part)
+    truth = stages.masks(setting.data, part)
     return stages.label_score(labels, truth, _counted(setting, counted))
 
 
 def label_pictures(setting: Setting, seeds: ScoredMaps, tail: Refined, split: str = "") -> Node:
     """Film strips of what each stage made of some images of a split."""
-    truth = stages.masks(setting.data, split or setting.score)
-    walked, config = tail.walked, LabelPictures(classes=setting.classes)
+    part, walked = split or setting.score, tail.walked
+    curve, walked_curve = seeds.quality_on(part), walked.quality_on(part)
+    config = LabelPictures(classes=setting.classes)
     return stages.label_pictures(
-        truth, seeds.maps, seeds.quality, tail.labels, walked.maps, walked.quality, config
+        stages.masks(setting.data, part),
+        *(seeds.maps, curve, tail.labels, walked.maps, walked_curve),
+        config,
     )
 
 
@@ -320,6 +326,16 @@ def segmentation_pictures(setting: Setting, labels: Node, split: str) -> Node:
 def voc_submission(setting: Setting, labels: Node, split: str) -> Node:
     """The label maps of a split in the archive that PASCAL VOC's test server takes."""
     return stages.voc_submission(_shown(setting, split), labels, VOCSubmission())
+
+
+def check_classes(setting: Setting, split: str) -> None:
+    """Raise ValueError where a split numbers its classes otherwise than the learned one."""
+    learned, other = (open_samples(setting.data, name) for name in (setting.train_split, split))
+    if learned.classes != other.classes:
+        raise ValueError(
+            f"{setting.data}: the classes of {split} are not those of {setting.train_split}: give"
+            " both the same list, so that an id means the same in both"
+        )
 
 
 def _counted(setting: Setting, counted: LabelScore | None) -> LabelScore:

@@ -8,7 +8,7 @@ from stageflow.board import Entry
 from stageflow.stage import Node
 from wsss.published import CAM_SEED
 from wsss.recipes import Recipe
-from wsss.setting import Setting, differences, initial_weights, split_name
+from wsss.setting import Setting, chosen, differences, initial_weights, split_name
 
 
 def result(
@@ -33,8 +33,10 @@ def result(
 
     `recipe` is the one that was used, where the setting chooses another, and `weights` tells of the
     classifier's unless given. What keeps the result from being held against published ones is
-    found out, and `why` is added.
+    found out, and `why` is added. Settings that were tuned with masks of the same data make an
+    oracle of everything.
     """
+    tuned = (recipe or chosen(setting)).tuned == setting.kind
     return Entry(
         task=task,
         split=split_name(setting, split),
@@ -43,7 +45,7 @@ def result(
         targets=tuple(targets),
         seeds=tuple(range(len(targets))),
         metric=metric,
-        oracle=oracle,
+        oracle=oracle or tuned,
         crf=crf,
         weights=weights or initial_weights(setting, recipe),
         comparable=", ".join([*differences(setting, split, recipe, task), *why]),

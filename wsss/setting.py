@@ -18,6 +18,9 @@ from wsss.recipes import FEW_IMAGES, Recipe, recipe, usual
 
 AnyTraining = TypeVar("AnyTraining", bound=Schedule)
 
+CAFFE_IMAGENET = "deeplabv1_resnet101-imagenet.pth"
+"""What published segmentation networks start from; its digest is not known to us."""
+
 LEARNED = (10_582, 82_783, 82_081)
 """Images of VOC's train_aug, and of COCO's train2014 with and without those that show nothing."""
 
@@ -56,15 +59,19 @@ class Setting:
         check_least(1, seeds=self.seeds)
 
     @property
+    def kind(self) -> str:
+        """Of the data set: "scenes", "voc2012", "coco2014" or "images"."""
+        return self.data.partition(":")[0]
+
+    @property
     def on_scenes(self) -> bool:
         """Whether the data set is the built-in one."""
-        return self.data.partition(":")[0] == "scenes"
+        return self.kind == "scenes"
 
     @property
     def train_split(self) -> str:
         """The split whose image-level labels are learned."""
-        kind = self.data.partition(":")[0]
-        usual = {"voc2012": "train_aug", "images": "all"}.get(kind, "train")
+        usual = {"voc2012": "train_aug", "images": "all"}.get(self.kind, "train")
         return usual if self.train == "auto" else self.train
 
     @property
@@ -114,7 +121,7 @@ def probed(setting: Setting, images: int) -> int:
 
 def split_name(setting: Setting, split: str) -> str:
     """A split in words, with its number of images."""
-    return f"{setting.data.partition(':')[0]} {split} ({len(open_samples(setting.data, split))})"
+    return f"{setting.kind} {split} ({len(open_samples(setting.data, split))})"
 
 
 def initial_weights(setting: Setting, recipe: Recipe | None = None) -> str:
@@ -140,9 +147,10 @@ def differences(
 
     `recipe` is the one that was used, where it is not the chosen one.
     """
-    if setting.data.partition(":")[0] not in ("voc2012", "coco2014"):
-        return ["other data"]  # which says it all
     found = recipe or chosen(setting)
+    tuned = [tuning(setting, found)] if found.tuned else []
+    if setting.kind not in ("voc2012", "coco2014"):
+        return ["other data", *tuned]  # which says it all
     like = usual(setting.data, found.cam.backbone, setting.learned)
     reasons = {
         "other images": split_name(setting, split) not in OFFICIAL.get(task, OFFICIAL[CAM_SEED]),
@@ -152,11 +160,16 @@ def differences(
         "other initial weights": found.cam.weights != "imagenet",
         "another schedule": found.trainings != like.computed_in(setting.precision).trainings,
         "other classes": bool(setting.classes),
-        found.tuned: bool(found.tuned),
     }
     if task == SEGMENTATION:
         reasons |= _segmentation_differences(setting, found)
-    return [reason for reason, holds in reasons.items() if holds]
+    return [*(reason for reason, holds in reasons.items() if holds), *tuned]
+
+
+def tuning(setting: Setting, found: Recipe) -> str:
+    """Which masks the settings of a recipe were chosen with, in words."""
+    here = found.tuned == setting.kind
+    return f"settings tuned {'with the training masks' if here else f'on {found.tuned}'}"
 
 
 def _segmentation_differences(setting: Setting, found: Recipe) -> dict[str, bool]:
@@ -169,5 +182,5 @@ def _segmentation_differences(setting: Setting, found: Recipe) -> dict[str, bool
     return {
         "another segmentation network": other,
         "another segmentation schedule": not other and given != replace(published, **same),
-        "segmentation from other initial weights": given.weights in ("imagenet", "random"),
+        "segmentation from other initial weights": Path(given.weights_file).name != CAFFE_IMAGENET,
     }

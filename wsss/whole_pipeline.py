@@ -12,12 +12,18 @@ from typing import Literal
 
 from stageflow.stage import Node
 from wsss import pipelines
-from wsss.config import DEEPLABV3PLUS, UPERNET_SWIN, Segmentation, SegmentationTraining
+from wsss.config import (
+    BRIEF_CRF,
+    DEEPLABV3PLUS,
+    UPERNET_SWIN,
+    Segmentation,
+    SegmentationTraining,
+)
 from wsss.config.checks import check_choice, check_least, check_rates
 from wsss.data import open_samples
 from wsss.methods import CAM, CAM_RESPONSE, METHODS, RECAM, SFC, Method, named
 from wsss.pipelines import Refined
-from wsss.recipes import FEW_IMAGES, LITE0, Recipe, hurried
+from wsss.recipes import FEW_IMAGES, LITE0, SCENES, Recipe, hurried
 from wsss.setting import Setting, chosen, initial, option, shortened
 
 USUAL = tuple(method.name for method in (CAM, RECAM, SFC, CAM_RESPONSE))
@@ -33,6 +39,7 @@ Loss = Literal["auto", "ce", "balanced"]
 class Options(Setting):
     """What a user may choose; "auto" stands for what suits the data and the budget."""
 
+    score: str = option("split whose masks score the maps; auto: train, or all own images", "auto")
     seeds: int = option("random seeds behind each row; 0: 3, and 1 under a small budget", 0)
     methods: tuple[str, ...] = option(
         f"of {', '.join(method.name for method in METHODS)}", USUAL
@@ -43,18 +50,25 @@ class Options(Setting):
         f"and {FEW} under a small budget",
         -1,
     )
-    labelled: str = option("split that gets pseudo labels, which the segmentation learns", "auto")
+    labelled: str = option(
+        "split that gets pseudo labels, which the segmentation learns, whole; auto: all that is "
+        "learned, or as many images as are wanted",
+        "auto",
+    )
     val: str = option("split that the segmentation network is scored on", "auto")
     shift: float = option("added to the thresholds of the labels that the CRF refines", 0.0)
     cut: Cut = option("pseudo labels at the fixed threshold of the release, or the best", "fixed")
     pseudo: Pseudo = option("labels to learn: walk, crf; auto: crf for SFC on COCO", "auto")
     network: Network = option("auto, deeplabv2, deeplabv3plus, upernet", "auto")
     network_backbone: str = option("of the segmentation network", "auto")
-    network_weights: str = option("of it at the start: imagenet, random, or a file", "auto")
+    network_weights: str = option(
+        "of it at the start: imagenet (downloaded, but for efficientnet_lite0), random, or a file",
+        "auto",
+    )
     loss: Loss = option("of the segmentation network: auto, ce, balanced", "auto")
     gpus: int = option("GPUs that one training of a segmentation network runs on", 1)
     saliency: str = option("folder of saliency maps for the mask refinement loss", "")
-    aamr: float = option("weight of that loss, with --saliency", 0.1)
+    aamr: float = option("weight of that loss, 0.1 to 1; with --saliency", 0.0)
     test: bool = option("whether to pack segmentations for VOC's test server", False)
     steps: int = option("training steps of every network; 0: what suits the data", 0)
 
@@ -69,12 +83,15 @@ class Options(Setting):
         check_choice("loss", self.loss, Loss)
         for name in self.methods:
             named(name)
+        if bool(self.saliency) != bool(self.aamr):
+            given = f"saliency is {self.saliency!r} and aamr {self.aamr}"
+            raise ValueError(f"{given}: the mask refinement loss takes both, a folder and a weight")
         if self.test and not self.on("voc2012"):
             raise ValueError("test is yes: only VOC has a test server, give --data voc2012:PATH")
 
     def on(self, kind: str) -> bool:
         """Whether the data set is of this kind."""
-        return self.data.partition(":")[0] == kind
+        return self.kind == kind
 
     @property
     def small(self) -> bool:
@@ -112,8 +129,15 @@ class WholePipeline:
         """Of the setting, with the segmentation network and the steps that the user wants."""
         given = self.options
         found = chosen(self.setting, few=given.small)
-        found = replace(found, segmentation=self._network(found.segmentation))
-        found = hurried(found) if given.small else found
+        if given.small:  # whatever the classifier, the segmentation network is small
+            like = (SCENES if given.on_scenes else LITE0).computed_in(given.precision)
+            found = replace(found, segmentation=like.segmentation, readings=like.readings)
+            found = hurried(found)
+        found = replace(
+            found,
+            segmentation=self._network(found.segmentation),
+            readings=self._readings(found.readings),
+        )
         return replace(
             found,
             cam=shortened(found.cam, given.steps),
@@ -129,8 +153,8 @@ class WholePipeline:
         found = replace(kinds.get(given.network, usual), precision=given.precision)
         if given.small and given.network in kinds:  # its own rates, on what the budget allows
             same = ("steps", "epochs", "batch", "accumulation", "crop", "scales")
-            found = replace(found, **{name: getattr(usual, name) for name in same})
-            found = replace(found, warm_up=0, backbone=LITE0.segmentation.backbone)
+            allowed = {name: getattr(usual, name) for name in same}
+            found = replace(found, **allowed, warm_up=0, backbone=LITE0.segmentation.backbone)
         if given.network_backbone != "auto":
             found = replace(found, backbone=given.network_backbone)
         if given.network_weights != "auto":
@@ -140,11 +164,17 @@ class WholePipeline:
             found = replace(found, loss=given.loss)
         return replace(found, aamr_weight=given.aamr if given.saliency else 0.0)
 
+    def _readings(self, usual: tuple[Segmentation, ...]) -> tuple[Segmentation, ...]:
+        """DeepLabV3+ and UPerNet end in a weaker CRF, in the codebase that has them."""
+        if self.options.network not in ("deeplabv3plus", "upernet"):
+            return usual
+        return tuple(replace(found, crf=found.crf and BRIEF_CRF) for found in usual)
+
     @cached_property
     def scored(self) -> str:
         """The split whose masks score seeds and pseudo labels."""
-        whole = "all" if self.options.on("images") and self.options.score == "train" else ""
-        return self._part(whole or self.options.score)
+        usual = "all" if self.options.on("images") else "train"
+        return self._part(usual if self.options.score == "auto" else self.options.score)
 
     @cached_property
     def labelled(self) -> str:
@@ -175,6 +205,11 @@ class WholePipeline:
         return open_samples(self.options.data, split).has_masks
 
     @cached_property
+    def methods(self) -> list[Method]:
+        """Those that are wanted, as their releases run them on the data."""
+        return [named(name, self.options.data) for name in self.options.methods]
+
+    @cached_property
     def mapped(self) -> str:
         """The split whose maps are scored: the labelled one if it holds all that is scored."""
         scored, labelled = (
@@ -191,15 +226,31 @@ class WholePipeline:
     def of_crf(self, method: Method) -> bool:
         """Whether its pseudo labels are those that the CRF is sure of, as SFC's are on COCO."""
         if self.options.pseudo == "auto":
-            return method is SFC and self.options.on("coco2014")
+            return method.name == SFC.name and self.options.on("coco2014")
         return self.options.pseudo == "crf"
+
+    def cut_by_masks(self, method: Method) -> bool:
+        """Whether masks chose the threshold of its pseudo labels."""
+        return self.options.cut == "best" and not self.of_crf(method)
+
+    @property
+    def partly(self) -> bool:
+        """Whether the segmentation network learns other images than the classifier."""
+        return self.labelled != self.options.train_split
+
+    @property
+    def overlapping(self) -> bool:
+        """Whether the segmentation is scored on images that it learned from."""
+        pairs = (self.labelled, self.val)
+        learned, scored = (set(open_samples(self.options.data, split).ids) for split in pairs)
+        return bool(learned & scored)
 
     def pseudo_labels(self, method: Method, seed: int) -> Node:
         """What its segmentation network learns."""
         tail = self.tail(method, seed, self.labelled)
         if self.of_crf(method):
             return tail.labels
-        if self.options.cut == "fixed":
+        if not self.cut_by_masks(method):
             return pipelines.pseudo_labels(self.setting, tail, method.walk_threshold)
         curve = self.tail(method, seed, self.mapped).walked.quality_on(self.scored)
         return pipelines.pseudo_labels(self.setting, tail, None, curve)
@@ -224,4 +275,4 @@ class WholePipeline:
 
     def selected(self, method: Method) -> bool:
         """Whether masks chose the network behind its maps."""
-        return method is SFC and self.recipe.sfc.select != "last"
+        return method.name == SFC.name and self.recipe.sfc.select != "last"

@@ -308,7 +308,7 @@ def _compared(given: Row, published: Iterable[Row]) -> Line:
         reason = given.comparable or ", ".join(unlike)
         return Line(given, reason=reason) if reason else Line(given, given.mean - closest.mean)
     if not named:
-        return Line(given, reason="no published number" if given.reference and of_task else "")
+        return Line(given, reason="no published number" if of_task else "")
     parts = ", ".join(sorted({_part(row.split) for row in named}))
     return Line(given, reason=given.comparable or f"published on {parts}")
 

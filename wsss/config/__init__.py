@@ -16,6 +16,7 @@ from wsss.config.maps import (
     ReCAMMaps,
 )
 from wsss.config.refine import (
+    BRIEF_CRF,
     CRF,
     DEEPLAB_CRF,
     PSA_CRF,
@@ -57,6 +58,7 @@ from wsss.config.training import (
 )
 
 __all__ = [
+    "BRIEF_CRF",
     "BY_CONTENT",
     "CRF",
     "DEEPLABV2_COCO",

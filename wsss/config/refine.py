@@ -55,6 +55,9 @@ class CRF:
 PSA_CRF = CRF(bilateral_sxy=80.0, bilateral_srgb=13.0)
 """On class probabilities, as psa and InferCam use it."""
 
+BRIEF_CRF = CRF(iterations=1, bilateral_sxy=32.0, bilateral_srgb=13.0)
+"""On the mean probabilities of several views, as Yude Wang's codebase uses it at test."""
+
 DEEPLAB_CRF = CRF(gaussian_sxy=1.0, bilateral_sxy=67.0, bilateral_srgb=3.0, bilateral_compat=4.0)
 """On the probabilities of a segmentation network at test, as DeepLabV2 uses it."""
 

@@ -3,8 +3,8 @@
     annotations/instances_train2014.json   train2014/COCO_train2014_000000000009.jpg
     annotations/instances_val2017.json     val2017/000000006818.jpg
 
-Lin et al., Microsoft COCO: Common Objects in Context, ECCV 2014. The split "train" is train2014, or
-train2017 where there is no other; likewise "val"; each can be named in full. Images are in the
+Lin et al., Microsoft COCO: Common Objects in Context, ECCV 2014. The splits "train" and "val" are
+those of 2014, or of 2017 where there is no other; each can be named in full. Images are in the
 order of their numbers, those without an object among them. Categories have the ids 1, 2, ... in
 masks, in the order of their numbers, ten of which do not exist. An image shows every category that
 it has an annotation of, be it a crowd.
@@ -43,7 +43,9 @@ RULES = {
 """What can be said of masks, the default first."""
 
 YEARS = ("2014", "2017")
-"""Of "train" and "val", the first that is there."""
+"""Of "train" and "val", the first that has both; images went from one to the other in between."""
+
+OTHER = {"train": "val", "val": "train"}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False, repr=False)
@@ -168,9 +170,19 @@ def _full_name(root: Path, split: str) -> str:
         for name in os.listdir(folder)
         if name.startswith("instances_") and name.endswith(".json")
     }
-    for name in (split, *(split + year for year in YEARS)):
-        if name in there:
-            return name
+    if split in there:
+        return split
+    years = [year for year in YEARS if split + year in there]
+    others = [year for year in YEARS if f"{OTHER.get(split)}{year}" in there]
+    if both := [year for year in years if year in others]:
+        return split + both[0]
+    if years and others:
+        raise ValueError(
+            f"{root} has {split}{years[0]} and {OTHER[split]}{others[0]}, which share images:"
+            " name a split in full, or add the other year's annotations"
+        )
+    if years:
+        return split + years[0]
     raise ValueError(
         f"split {split!r} has no {folder}/instances_{split}{YEARS[0]}.json;"
         f" choose one that is there: {', '.join(sorted(there)) or 'none'}"

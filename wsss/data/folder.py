@@ -14,7 +14,6 @@ tell where it ends. Images that are not in the table are left alone. Needs numpy
 from __future__ import annotations
 
 import difflib
-import hashlib
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from wsss.data.content import digest_of
 from wsss.data.samples import VOID, Samples, read_image, read_mask
 
 ENDINGS = (".jpg", ".jpeg", ".png")
@@ -50,15 +50,13 @@ class FolderSamples(Samples):
         return read_mask(path, self._photo(i), len(self.classes))
 
     def identity(self) -> dict[str, str | int]:
-        """What the key is made of, with a digest of files: other folders may have the same ids.
-
-        It covers the first image of each class.
-        """
-        first = sorted({int(column.argmax()) for column in self.labels.T})
-        files = hashlib.sha256()
-        for i in first:
-            files.update(hashlib.sha256(self._photo(i).read_bytes()).digest())
-        return {**Samples.identity(self), "files": files.hexdigest()}
+        """What the key is made of, with the content of all files: people mend their own masks."""
+        images = digest_of(tuple(self._photo(i) for i in range(len(self))))
+        found = {**Samples.identity(self), "files": images}
+        if not self.has_masks:
+            return found
+        masks = tuple(self.root / "masks" / f"{name}.png" for name in self.ids)
+        return {**found, "mask_files": digest_of(masks)}
 
     def _photo(self, i: int) -> Path:
         return self.root / "images" / self.files[i]

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
+
+from wsss.data.content import digest_of
 
 Bytes = npt.NDArray[np.uint8]
 
@@ -33,10 +34,7 @@ class SaliencyMaps:
         """SHA-256 of the files of these images, in this order; checks them as `check` does."""
         listed = tuple(ids)
         self.check(listed)
-        whole = hashlib.sha256()
-        for name in listed:
-            whole.update(hashlib.sha256((self._folder / f"{name}.png").read_bytes()).digest())
-        return whole.hexdigest()
+        return digest_of(tuple(self._folder / f"{name}.png" for name in listed))
 
     def of(self, name: str, size: tuple[int, int]) -> Bytes:
         """The map of an image of this size (H, W), uint8 [H, W].

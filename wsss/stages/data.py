@@ -18,9 +18,8 @@ if TYPE_CHECKING:
 def images(location: str, split: str) -> Source:
     """The images of a split with their image-level labels; their masks are no part of the key."""
     identity = open_samples(location, split).identity()
-    return Source(
-        "images", f"{split}@{location}", {k: v for k, v in identity.items() if k != "masks"}
-    )
+    without_masks = {k: v for k, v in identity.items() if k not in ("masks", "mask_files")}
+    return Source("images", f"{split}@{location}", without_masks)
 
 
 def masks(location: str, split: str) -> Source:

@@ -1,4 +1,8 @@
-"""From pseudo labels to a segmentation network, and what it makes of images."""
+"""From pseudo labels to a segmentation network, and what it makes of images.
+
+A CRF at test runs where the network runs, image by image: what it needs, the probabilities of all
+classes at full size, would fill disks.
+"""
 
 from __future__ import annotations
 

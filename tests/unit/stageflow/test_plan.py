@@ -162,15 +162,15 @@ class TestCost:
 def test_as_text(artifacts: Artifacts, made: LocalExecutor) -> None:
     """A line for each node, and the sum."""
     assert str(plan(LEFT, artifacts=artifacts)) == (
-        f"run     count               {LEFT.key}    unknown\n1 to run, unknown"
+        f"run     count  {LEFT.key}    unknown\n1 to run, unknown"
     )
     run(LEFT, executor=made)
     slow = replace(made.run([LEFT])[LEFT.key].manifest, wall_seconds=600.0)  # type: ignore[union-attr]
     artifacts.store.delete([f"{folder_of(LEFT)}/manifest.json"])
     artifacts.store.create(f"{folder_of(LEFT)}/manifest.json", slow.to_json())
     lines = str(plan(LEFT, RIGHT, artifacts=artifacts)).splitlines()
-    assert lines[0] == f"hit     count               {LEFT.key}"
-    assert lines[1] == f"run     count               {RIGHT.key}  about 10 min"
+    assert lines[0] == f"hit     count  {LEFT.key}"
+    assert lines[1] == f"run     count  {RIGHT.key}  about 10 min"
     assert lines[2] == "1 to run, about 10 min"
     make_stale(artifacts, LEFT)
     lines = str(plan(LEFT, artifacts=artifacts)).splitlines()

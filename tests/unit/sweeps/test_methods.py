@@ -40,11 +40,13 @@ def test_without_a_part_nothing_is_told_twice() -> None:
     assert {entry.split for entry in found} == {"scenes train (48)"}
 
 
-def test_what_masks_chose_is_said() -> None:
-    found = entries(None, replace(SCENES, methods=("SFC",)))
+def test_what_masks_chose_is_said(voc_mini: Path) -> None:
+    published = Options(data=f"voc2012:{voc_mini}", backbone="resnet50", methods=("SFC",))
+    found = entries(None, published)
     assert {entry.variant for entry in found if not entry.oracle} == {
         *("threshold 0.47", "labels for IRN", "walk, threshold 0.42"),
     }
+    assert {entry.oracle for entry in entries(None, SCENES)} == {True}  # its recipe was tuned
 
 
 def test_companions_are_only_known_on_the_scenes(voc_mini: Path) -> None:

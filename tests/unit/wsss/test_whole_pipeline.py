@@ -44,15 +44,16 @@ def test_without_a_small_budget_all_that_is_learned_gets_labels(voc_mini: Path) 
 
 def test_small_networks_only_where_none_is_named(voc_mini: Path) -> None:
     assert photographs(voc_mini).recipe.cam.backbone == LITE0.cam.backbone
-    named = photographs(voc_mini, backbone="resnet50")
-    assert named.recipe.cam.backbone == "resnet50"
+    named = photographs(voc_mini, backbone="resnet50").recipe
+    assert named.cam.backbone == "resnet50"
+    assert named.segmentation.backbone == LITE0.segmentation.backbone
+    assert named.segmentation.steps == LITE0.segmentation.steps // 2
+    other = whole(backbone="efficientnet_lite0").recipe
+    assert other.segmentation.backbone == "tiny"
 
 
-def test_coco_has_its_own_schedules_and_sfc_its_own_labels() -> None:
-    root = Path(__file__).resolve().parents[4] / "shared/data/coco_mini"
-    if not root.exists():
-        pytest.skip(f"no reference data at {root}")
-    found = WholePipeline(options=Options(data=f"coco2014:{root}", budget="published"))
+def test_coco_has_its_own_schedules_and_sfc_its_own_labels(coco_mini: Path) -> None:
+    found = WholePipeline(options=Options(data=f"coco2014:{coco_mini}", budget="published"))
     assert found.recipe.segmentation == DEEPLABV2_COCO
     assert found.recipe.recam.loss_weight == 0.1
     assert found.of_crf(SFC)
@@ -127,6 +128,8 @@ def test_the_few_images_fill_the_steps_of_the_small_networks() -> None:
         ("images", -2, "images is -2: give -1 or more"),
         ("gpus", 0, "gpus is 0: give 1 or more"),
         ("aamr", -1.0, "aamr is -1.0: give 0 or more"),
+        ("saliency", "maps", "the mask refinement loss takes both, a folder and a weight"),
+        ("aamr", 0.5, "saliency is '' and aamr 0.5"),
         ("budget", "tiny", "budget is 'tiny': choose from auto, small, published"),
         ("network", "unet", "network is 'unet': choose from auto, deeplabv2"),
         ("test", True, "only VOC has a test server"),

@@ -157,12 +157,16 @@ def test_a_part_of_a_split(root: Path):
 
 
 def test_years(root: Path):
-    write(root, "train2017")
     write(root, "val2017")
-    splits = {name: open_coco(str(root), name) for name in ("train", "train2017", "val")}
-    assert [found.split for found in splits.values()] == ["train2014", "train2017", "val2017"]
+    with pytest.raises(ValueError, match="train2014 and val2017, which share images"):
+        open_coco(str(root), "train")
+    write(root, "train2017")
+    splits = {name: open_coco(str(root), name) for name in ("train", "train2014", "val")}
+    assert [found.split for found in splits.values()] == ["train2017", "train2014", "val2017"]
     assert splits["val"].ids == tuple(f"{n:012d}" for n in (9, 25, 100))
-    assert splits["train"].identity() != splits["train2017"].identity()
+    assert splits["train"].identity() != splits["train2014"].identity()
+    write(root, "val2014")
+    assert open_coco(str(root), "train").split == "train2014"
 
 
 def test_annotations_without_segmentations_label_but_cannot_score(root: Path):

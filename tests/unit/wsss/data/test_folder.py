@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from wsss import stages
 from wsss.data import open_samples
 from wsss.data.folder import open_folder
 from wsss.data.label_maps import palette_png
@@ -109,6 +110,15 @@ def test_the_key_is_of_the_content_not_the_place(root: Path, tmp_path: Path):
     assert parts[0] == parts[2] != parts[1]
     write_list(root, "few", "leaf-10\n")
     assert open_folder(str(root), "few").identity() != before
+
+
+def test_a_mended_mask_is_another_truth_for_the_same_images(root: Path):
+    write_list(root, "few", "leaf-10\nleaf-2.v1\n")
+    location = f"images:{root}"
+    images, masks = stages.images(location, "few"), stages.masks(location, "few[:1]")
+    mask(root, "leaf-10", [1])
+    assert stages.masks(location, "few[:1]").key != masks.key
+    assert stages.images(location, "few").key == images.key
 
 
 def test_parts_of_other_scenes_are_other_data():
