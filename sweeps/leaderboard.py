@@ -15,8 +15,8 @@ scored; pseudo labels and segmentations are made all the same, and can be fetche
 scenes), half of the steps that suit a few hundred images, one random seed, and forty images of each
 split. It is the default below two thousand training images.
 
-`--saliency FOLDER` (grey PNGs, ID.png) adds an activation-aware mask refinement loss. The published
-formula could not be verified: what is used is our own proposal, see `wsss.segment.aamr`.
+`--saliency FOLDER --aamr 0.1` (grey PNGs, ID.png) adds an activation-aware mask refinement loss.
+The published formula could not be verified: it is our own proposal, see `wsss.segment.aamr`.
 """
 
 from __future__ import annotations

@@ -19,16 +19,15 @@ from wsss.data import open_samples
 from wsss.data.label_maps import Labels, palette_png
 
 ROOT = Path(__file__).resolve().parents[2]
-SWEEP = ROOT / "sweeps" / "leaderboard.py"
 FINISHED = re.compile(r"^ +\d+:\d\d  finished +(\w+)", re.MULTILINE)
 SHORT = ("--steps=3", "--tracking=none")
 
 pytestmark = pytest.mark.slow
 
 
-def command(*arguments: str) -> subprocess.Popen[str]:
+def command(*arguments: str, sweep: str = "leaderboard.py") -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, str(SWEEP), *SHORT, *arguments],
+        [sys.executable, str(ROOT / "sweeps" / sweep), *SHORT, *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -73,6 +72,34 @@ def test_a_killed_driver_goes_on_to_the_board(private_home: Path) -> None:
         assert title in again
     assert re.search(r"^ ReCAM \(one view, CRF\)", again, re.MULTILINE)
     assert FINISHED.findall(output(command(*arguments))) == []
+
+
+def test_photographs_come_to_the_board_of_voc(voc_mini: Path) -> None:
+    told = output(
+        command(
+            *(f"--data=voc2012:{voc_mini}", "--backbone=efficientnet_lite0", "--images=8"),
+            *("--val=val[::74]", "--methods=ReCAM"),
+            sweep="leaderboard_voc.py",
+        )
+    )
+    board = " ".join(told.split())
+    assert re.search(r"ReCAM \(one view, CRF\) \S+ 1 only \[::74\] 3", board)
+    assert "ReCAM 68.5 1449" in board  # the published one, beside it
+    assert "other training images" in board
+
+
+def test_photographs_come_to_the_board_of_coco(coco_mini: Path) -> None:
+    told = output(
+        command(
+            *(f"--data=coco2014:{coco_mini}", "--backbone=efficientnet_lite0", "--images=8"),
+            *("--val=val[::25]", "--methods=SFC"),
+            sweep="leaderboard_coco.py",
+        )
+    )
+    board = " ".join(told.split())
+    assert re.search(r"SFC \(labels of the CRF, one view, CRF\) \S+ 1 only \[::25\] 2", board)
+    assert "SFC 46.8" in board
+    assert "walked_maps" not in FINISHED.findall(told)
 
 
 def own_images(root: Path, *, masks: bool) -> str:
