@@ -191,10 +191,14 @@ def products(params: None, options: Options) -> Sequence[Product]:
 
 
 def summary(rows: Sequence[Row], options: Options) -> str:
-    """The board with the published rows of its tasks and data, and what ours were made with."""
+    """The board, beside it what stands for each paper, and what ours were made with."""
     whole, data = WholePipeline(options=options), options.kind
-    there = {(row.task, row.split.partition(" ")[0]) for row in rows}
-    published = [row for row in PUBLISHED_ROWS if (row.task, row.split.partition(" ")[0]) in there]
+    there = {(r.task, r.split.partition(" ")[0], r.reference or r.method) for r in rows}
+    published = [
+        r
+        for r in PUBLISHED_ROWS
+        if not r.variant and (r.task, r.split.partition(" ")[0], r.method) in there
+    ]
     recipe, budget = whole.recipe, "small" if options.small else "whole"
     parts = [
         f"## Leaderboard of {data}, {recipe.cam.backbone}, {budget} budget",

@@ -85,7 +85,7 @@ def _board(settings: Settings, html: Path | None, style: str) -> None:
 def _show(settings: Settings, key: str) -> None:
     """Show what a row of the board, or an artifact, is made of: config, data, commit, cost."""
     for told in trace(key, settings.artifacts()):
-        CONSOLE.print(told, soft_wrap=True)
+        CONSOLE.print(told, soft_wrap=isinstance(told, str))  # a tree would be cut at the edge
 
 
 def _fetch(settings: Settings, key: str, folder: Path) -> None:

@@ -48,6 +48,14 @@ def test_show_tells_config_and_lineage(key: str, capsys: pytest.CaptureFixture[s
     assert "metric   value = 1" in shown
 
 
+def test_show_cuts_no_config_at_the_edge(capsys: pytest.CaptureFixture[str]) -> None:
+    artifacts = Artifacts(Settings().open_store(), home() / "cache")
+    node = count(Counting(label=f"{'long ' * 60}to-the-end", to=1))
+    run(node, executor=LocalExecutor(artifacts))
+    assert main(["show", node.key]) == 0
+    assert "to-the-end" in capsys.readouterr().out
+
+
 def test_forget_has_it_made_again(key: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["forget", key]) == 0
     assert main(["show", key]) == 0
