@@ -290,7 +290,7 @@ def segmenter(
     """A segmentation network on the label maps of `split`.
 
     `targets` are for the mask refinement loss, where the recipe gives it a weight. Raises
-    ValueError, before anything runs, where a step cannot be filled.
+    ValueError, before anything runs, where a step cannot be filled or a batch not be shared.
     """
     images, config = _shown(setting, split), replace(recipe.segmentation, seed=seed)
     there, wanted = len(open_samples(setting.data, split)), config.batch * config.accumulation
@@ -299,9 +299,12 @@ def segmenter(
             f"{split} has {there} images, which fill no step of {wanted} for the segmentation"
             " network: name a larger split"
         )
+    if config.batch < gpus:
+        raise ValueError(f"{gpus} GPUs cannot share a batch of {config.batch}: ask for fewer")
     if targets is None:
-        return stages.train_segmenter.on(gpus=gpus)(images, labels, config)
-    return stages.train_refined_segmenter.on(gpus=gpus)(images, labels, targets, config)
+        return stages.train_segmenter.on(cpus=gpus, gpus=gpus)(images, labels, config)
+    train = stages.train_refined_segmenter.on(cpus=gpus, gpus=gpus)
+    return train(images, labels, targets, config)
 
 
 def aamr_targets(

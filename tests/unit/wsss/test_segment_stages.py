@@ -11,7 +11,7 @@ from PIL import Image
 
 from stageflow.artifact import Artifacts
 from stageflow.executor import LocalExecutor, RunError, run
-from stageflow.stage import Node
+from stageflow.stage import Needs, Node
 from stageflow.store import FolderStore
 from wsss import pipelines, stages
 from wsss.config import (
@@ -137,7 +137,9 @@ def test_gpus_are_no_part_of_the_key() -> None:
         for gpus in (1, 2)
     )
     assert one.key == two.key
-    assert (one.stage.needs.gpus, two.stage.needs.gpus) == (1, 2)
+    assert (one.stage.needs, two.stage.needs) == (Needs(cpus=1, gpus=1), Needs(cpus=2, gpus=2))
+    with pytest.raises(ValueError, match="5 GPUs cannot share a batch of 4"):
+        pipelines.segmenter(SETTING, SHORT, labels(), 0, split="train", gpus=5)
 
 
 def test_an_archive_for_voc_s_server(executor: LocalExecutor, tmp_path: Path) -> None:
