@@ -3,6 +3,9 @@
 Each process, a rank, sees a part of every batch. Whoever starts them also initialises their process
 group (NCCL for tensors on GPUs, Gloo on CPUs); where nobody did, there is one rank, and everything
 here leaves values as they are, to the bit.
+
+Tested are two processes on CPUs, with Gloo. NCCL, and a training whose batch norms are shared,
+which takes GPUs, have not been tried.
 """
 
 from __future__ import annotations
@@ -17,6 +20,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 Item = TypeVar("Item")
 Net = TypeVar("Net", bound=nn.Module)
+_INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 def rank() -> int:
@@ -38,11 +42,28 @@ def check_batch_of_ranks(batch: int) -> None:
         )
 
 
-def check_alone(training: str) -> None:
+def check_alone() -> None:
     """Raise ValueError where several ranks do a training that cannot be split among them."""
     if ranks() > 1:
         raise ValueError(
-            f"{training} cannot be split among {ranks()} processes: ask for one GPU, not {ranks()}"
+            f"this training cannot be split among {ranks()} processes: ask for one GPU, not"
+            f" {ranks()}"
+        )
+
+
+def check_same_start(done: int, state: Iterable[Tensor], device: torch.device) -> None:
+    """Raise RuntimeError unless all ranks have `done` as many steps, and hold the same bits."""
+    if ranks() == 1:
+        return
+    here = torch.stack([torch.tensor(done, device=device), _checksum(state, device)])
+    extremes = torch.cat([here, -here])
+    dist.all_reduce(extremes, dist.ReduceOp.MAX)
+    most, least = extremes[:2], -extremes[2:]
+    if not torch.equal(most, least):
+        steps = f"step {least[0]}" if most[0] == least[0] else f"steps {least[0]} to {most[0]}"
+        raise RuntimeError(
+            f"{ranks()} processes do not start from the same weights, behind {steps}: let all see"
+            " the same checkpoints and files of weights, and start it again"
         )
 
 
@@ -76,16 +97,24 @@ def averaged(terms: Mapping[str, Tensor]) -> dict[str, float]:
 
 
 def average_gradients(parameters: Iterable[Tensor]) -> None:
-    """Replace each gradient by its mean over all ranks, bit for bit the same on each."""
-    gradients = [p.grad for p in parameters if p.grad is not None]
-    if not _together() or not gradients:
+    """Replace each gradient by its mean over all ranks, bit for bit the same on each.
+
+    A rank without one counts as zero; where no rank has one, none gets one.
+    """
+    trained = [p for p in parameters if p.requires_grad]
+    if not _together() or not trained:
         return
-    means = torch.cat([gradient.flatten() for gradient in gradients])  # one exchange, not hundreds
+    gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in trained]
+    known = gradients[0].new_tensor([p.grad is not None for p in trained])
+    means = torch.cat([*(g.flatten() for g in gradients), known])  # one exchange, not hundreds
     dist.all_reduce(means)
     means /= ranks()
-    each = torch.split(means, [gradient.numel() for gradient in gradients])
-    for gradient, mean in zip(gradients, each, strict=True):
-        gradient.copy_(mean.view_as(gradient))
+    *each, known = torch.split(means, [*(g.numel() for g in gradients), len(trained)])
+    for parameter, gradient, mean, some in zip(
+        trained, gradients, each, known.tolist(), strict=True
+    ):
+        if some:
+            parameter.grad = gradient.copy_(mean.view_as(gradient))
 
 
 def share_norms(net: Net, device: torch.device) -> Net:
@@ -106,6 +135,15 @@ def share_norms(net: Net, device: torch.device) -> Net:
     convert: Any = norm_act.convert_sync_batchnorm  # torch's drops the activations of timm's norms
     shared: Net = convert(net)
     return shared
+
+
+def _checksum(state: Iterable[Tensor], device: torch.device) -> Tensor:
+    """Of all bits, as one integer; exact, so that it is the same on machines of other kinds."""
+    total = torch.zeros((), dtype=torch.int64, device=device)
+    for tensor in state:
+        bits = tensor.detach().contiguous().view(_INTEGERS[tensor.element_size()])
+        total = total * 31 + bits.sum(dtype=torch.int64).to(device)  # beyond 64 bits it wraps
+    return total
 
 
 def _together() -> bool:

@@ -50,6 +50,7 @@ from wsss.ranks import (
     averaged,
     check_alone,
     check_batch_of_ranks,
+    check_same_start,
     part,
     rank,
 )
@@ -176,7 +177,7 @@ def fit(
     Raises FloatingPointError where the loss is not finite, and ValueError among several ranks: what
     is trained here is normalised over a batch, or draws on others, in ways of its own.
     """
-    check_alone("this training")
+    check_alone()
     descent = Descent(
         optimiser=partial(_sgd, rates=rates, config=config),
         set_rates=partial(set_rates, steps=config.steps, power=config.power),
@@ -198,13 +199,14 @@ def descend(
 
     The examples of a step are as many as a batch has times the passes. Of the optimiser's memory, a
     checkpoint keeps the tensors, by name. Raises ValueError where a batch has not an example for
-    each rank.
+    each rank, and RuntimeError where the ranks do not start from the same weights.
     """
     check_batch_of_ranks(config.batch)
     device = chosen_device(monitor.device)
     net.to(device).train()
     optimiser = descent.optimiser(net)
     done = _restore(net, optimiser, monitor)
+    check_same_start(done, _state(net, optimiser), device)
     batches = _batches(lambda step: part(examples(step), descent.passes), config, start=done)
     for epoch in range(1, config.epochs + 1):
         end = round(config.steps * epoch / config.epochs)
@@ -356,6 +358,12 @@ def _restore(net: nn.Module, optimiser: torch.optim.Optimizer, monitor: Monitor)
         held = value if scalar else torch.empty_like(parameter).copy_(value)
         optimiser.state[parameter][entry or "momentum_buffer"] = held
     return int(json.loads((folder / "step.json").read_text())["step"])
+
+
+def _state(net: nn.Module, optimiser: torch.optim.Optimizer) -> Iterator[Tensor]:
+    """All that a checkpoint keeps."""
+    yield from net.state_dict().values()
+    yield from _memory(net, optimiser).values()
 
 
 def _memory(net: nn.Module, optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:

@@ -38,7 +38,7 @@ CONFIG = SegmentationTraining(
 CASES = {
     "ce": CONFIG,
     "balanced": replace(CONFIG, loss="balanced", accumulation=1, pyramid=(0.5,)),
-    "aamr": replace(CONFIG, aamr_weight=0.5, clip=0.5),
+    "aamr": replace(CONFIG, aamr_weight=0.5, clip=0.1),
 }
 REFUSED = {
     "batch": replace(CONFIG, batch=1),
@@ -87,7 +87,7 @@ def train(config, monitor):
 def refusal(work):
     try:
         work()
-    except ValueError as error:
+    except (ValueError, RuntimeError) as error:
         return str(error)
     return ""
 
@@ -110,13 +110,18 @@ def whole_and_again(name, folder):
 def small():
     alone = nn.Linear(2, 1, bias=False)
     alone.weight.grad = torch.tensor([[rank() + 1.0, 0.5]])
-    average_gradients([alone.weight, torch.zeros(1)])
+    some, none = nn.Parameter(torch.ones(2)), nn.Parameter(torch.ones(1))
+    if rank() == 1:
+        some.grad = torch.tensor([2.0, 4.0])
+    average_gradients([some, alone.weight, torch.zeros(1), none])
     return {
         "ranks": [rank(), ranks()],
         "part": [part(range(5)), part(range(6), passes=2), part(range(7), passes=2)],
         "summed": summed(torch.tensor([rank() + 1, 10])).tolist(),
         "averaged": averaged({"loss": torch.tensor(rank() * 2.0), "b": torch.tensor(0.5)}),
         "gradient": alone.weight.grad.tolist(),
+        "gradient of one": some.grad.tolist(),
+        "gradient of none": none.grad,
     }
 
 
@@ -131,6 +136,9 @@ def work(this, folder, count):
     noted["refused"]["fit"] = refusal(
         lambda: fit(nn.Module(), {}, dict, lambda step: [], Training(), monitor=Silent())
     )
+    ahead = Kept(folder / "ce") if this == 0 else Silent()
+    apart = {"seed": (replace(CONFIG, seed=this), Silent()), "checkpoint": (CONFIG, ahead)}
+    noted["apart"] = {n: refusal(lambda c=c: train(*c)) for n, c in apart.items()}
     (folder / f"noted-{this}").write_text(json.dumps(noted))
     dist.destroy_process_group()
 
@@ -170,6 +178,14 @@ def test_the_weights_have_moved_far_enough_to_tell(tmp_path):
     assert moved > 1e-3
 
 
+def test_the_clip_is_tight_enough_to_tell():
+    config = replace(CASES["aamr"], steps=1, epochs=1)
+    clipped, free = (
+        train(replace(config, clip=clip), Silent()).state_dict() for clip in (config.clip, None)
+    )
+    assert max(float((free[n] - v).abs().max()) for n, v in clipped.items()) > 1e-3
+
+
 def test_a_group_that_was_cut_off_goes_on_to_the_same_bits(group):
     folder, _ = group
     for r in (0, 1):
@@ -187,6 +203,13 @@ def test_what_cannot_be_split_is_refused(group):
         assert refused["fit"].startswith("this training cannot be split among 2 processes: ask fo")
 
 
+def test_ranks_that_start_apart_are_refused(group):
+    words = "2 processes do not start from the same weights, behind"
+    for noted in group[1]:
+        assert noted["apart"]["seed"].startswith(f"{words} step 0: let all see the same")
+        assert noted["apart"]["checkpoint"].startswith(f"{words} steps 0 to 4: ")
+
+
 def test_what_ranks_agree_on(group):
     first, second = (noted["small"] for noted in group[1])
     assert (first.pop("ranks"), second.pop("ranks")) == ([0, 2], [1, 2])
@@ -196,6 +219,8 @@ def test_what_ranks_agree_on(group):
     assert first["summed"] == [3, 20]
     assert first["averaged"] == {"loss": 1.0, "b": 0.5}
     assert first["gradient"] == [[1.5, 0.5]]
+    assert first["gradient of one"] == [1.0, 2.0]
+    assert first["gradient of none"] is None
 
 
 @pytest.mark.parametrize("architecture", ["deeplabv3plus", "upernet"])
@@ -222,5 +247,5 @@ def test_one_process_is_left_alone():
     assert averaged({"loss": torch.tensor(0.5)}) == {"loss": 0.5}
     assert share_norms(net, torch.device("cpu")) is net
     assert isinstance(net[0], nn.BatchNorm2d)
-    check_alone("this")
+    check_alone()
     check_batch_of_ranks(1)

@@ -105,7 +105,9 @@ def test_only_the_stem_is_frozen_and_norms_are_trained():
 @pytest.mark.parametrize("cut", [1, 2, 3])
 def test_the_gradient_stops_behind_the_layer_named(cut):
     net = backbone("tiny")
-    net(torch.randn(1, 3, 64, 64), detach_after=cut)[-1].sum().backward()
+    levels = net(torch.randn(1, 3, 64, 64), detach_after=cut)
+    assert [level.requires_grad for level in levels] == [n > cut for n in range(1, 5)]
+    levels[-1].sum().backward()
     trained = {n.partition(".")[0] for n, p in net.named_parameters() if p.grad is not None}
     assert trained == {f"layer{n}" for n in range(cut + 1, 5)}
 
