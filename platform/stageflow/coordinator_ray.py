@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass, field
 
 import ray
 from ray.exceptions import RayError, RayTaskError
+from ray.util.placement_group import PlacementGroup
 
 from stageflow.artifact import Artifacts, Manifest, Part, folder_of
 from stageflow.context import UNWANTED, Report, Shard
@@ -30,7 +31,7 @@ from stageflow.executor import (
     finished,
 )
 from stageflow.group_ray import Interrupted
-from stageflow.pool_ray import Pool, fitted, lacking, slots
+from stageflow.pool_ray import Handle, Pool, fitted, lacking, slots
 from stageflow.stage import Node, ancestry
 
 RETRIES = 3  # times that one shard is executed again because its worker died
@@ -125,6 +126,10 @@ class Coordinator:
         flight.progress[shard] = (done, total)
         done, total = (sum(numbers) for numbers in zip(*flight.progress.values(), strict=True))
         self._tell(Event(Kind.PROGRESS, flight.node.name, key, note, done, total))
+
+    async def placed(self, worker: Handle, room: PlacementGroup) -> None:
+        """The ranks of a worker's group have begun."""
+        await self.pool.placed(worker, room)
 
     async def events_so_far(self) -> int:
         """How many events there were."""
@@ -250,6 +255,7 @@ class Coordinator:
                 return Part.from_json(
                     json.loads(await asyncio.to_thread(self.artifacts.store.read, record))
                 )
+        last = ""
         for _ in range(RETRIES + 1):
             worker = await self.pool.acquire(node.stage.needs)
             if not self.wanted[node.key]:
@@ -261,7 +267,9 @@ class Coordinator:
             try:
                 part: Part | Failed | Interrupted
                 part = await worker.execute.remote(node, shard, device)
+                alive = not isinstance(part, Interrupted)  # a group's worker, to leave nothing
             except RayTaskError as error:
+                alive = False
                 return failure(error.cause or error)
             except RayError as error:  # of the worker, its machine or its start, not of the stage
                 alive = False
@@ -269,13 +277,16 @@ class Coordinator:
             finally:
                 await self.pool.release(worker, alive=alive)
             if isinstance(part, Interrupted):
-                self._tell(Event(Kind.INTERRUPTED, node.name, node.key, part.reason))
+                last = part.reason
+                self._tell(Event(Kind.INTERRUPTED, node.name, node.key, last))
                 continue
             if shard.count > 1 and isinstance(part, Part):
                 data = json.dumps(asdict(part)).encode()
                 await asyncio.to_thread(self.artifacts.store.create, record, data)
             return part
-        return Failed(f"the worker died {RETRIES + 1} times in a row: out of memory, perhaps")
+        return Failed(
+            f"the worker died {RETRIES + 1} times in a row: out of memory, perhaps; at last: {last}"
+        )
 
     def _tell(self, event: Event) -> None:
         self.events.append(event)

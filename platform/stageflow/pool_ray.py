@@ -10,13 +10,19 @@ from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
 import ray
-from ray.exceptions import RayActorError
+from ray.exceptions import RayError
+from ray.util.placement_group import (
+    PlacementGroup,
+    get_current_placement_group,
+    remove_placement_group,
+)
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from stageflow.artifact import Artifacts, Part
 from stageflow.context import Cancelled, Shard
 from stageflow.execution import execute
 from stageflow.executor import Failed, failure
-from stageflow.group_ray import Interrupted, in_group, ranks, share, wait_for_room
+from stageflow.group_ray import Interrupted, free_rooms, in_group, ranks, share
 from stageflow.plan import excess
 from stageflow.stage import Needs, Node
 from stageflow.store import NotFound, StoreError
@@ -25,6 +31,7 @@ Handle: TypeAlias = Any
 """A handle of an actor; its methods are made at run time, so that no checker can know them."""
 
 PATIENCE = 20.0  # seconds for a new worker to be placed, before idle ones make room for it
+PATIENCE_WITH_GROUP = 60.0  # the same for a group, of which several processes have to start
 ANSWER_SECONDS = 5.0  # for an idle worker to answer, before it counts as dead
 PROGRESS_SECONDS = 0.5  # progress is told no more often
 
@@ -38,10 +45,15 @@ class Work:
     artifacts: Artifacts
     coordinator: Handle
     token: str
+    group: Handle | None = None
+    """The worker that does it in a group."""
 
     def __call__(self, device: str, rank: int = 0, ranks: int = 1) -> Part | Failed:
         """Execute it; a failure is returned, because an exception may not travel."""
         try:
+            if self.group is not None and rank == 0:
+                room = get_current_placement_group()
+                ray.get(self.coordinator.placed.remote(self.group, room))
             self._check_store()
             return execute(
                 self.node,
@@ -79,20 +91,20 @@ class Worker:
         self.needs = needs
 
     def ready(self) -> None:
-        """Answer, which shows that the cluster has a place for this worker, and for its group."""
-        if ranks(self.needs) > 1:
-            wait_for_room(self.needs)
+        """Answer, which shows that this worker is alive and has its place; its group may not."""
 
     def execute(self, node: Node, shard: Shard, device: str) -> Part | Failed | Interrupted:
         """Execute one shard; a failure is returned, because an exception may not travel."""
+        many = ranks(self.needs) > 1
         work = Work(
             node=node,
             shard=shard,
             artifacts=self.artifacts,
             coordinator=self.coordinator,
             token=self.token,
+            group=ray.get_runtime_context().current_actor if many else None,
         )
-        return in_group(work, self.needs) if ranks(self.needs) > 1 else work(device)
+        return in_group(work, self.needs) if many else work(device)
 
 
 @dataclass(slots=True)
@@ -120,6 +132,10 @@ class Pool:
     """Workers by the resources they hold.
 
     Idle ones make room when the cluster is full, and end after `idle_seconds`: others may want it.
+
+    The worker of a group holds nothing; its ranks do, once it executes. Until they have begun it is
+    `waiting`, one at a time for equal needs, so that what a dead one leaves behind is known by
+    them; then Ray's placement group is among the `rooms`.
     """
 
     artifacts: Artifacts
@@ -129,6 +145,8 @@ class Pool:
     idle: dict[Needs, list[Handle]] = field(default_factory=lambda: defaultdict(list))
     idle_since: dict[Handle, float] = field(default_factory=dict)
     held: dict[Handle, Needs] = field(default_factory=dict)
+    waiting: dict[Handle, asyncio.Future[None]] = field(default_factory=dict)
+    rooms: dict[Handle, PlacementGroup] = field(default_factory=dict)
     placing: set[asyncio.Task[None]] = field(default_factory=set)
     changed: asyncio.Condition = field(default_factory=asyncio.Condition)
 
@@ -137,27 +155,45 @@ class Pool:
         needs = fitted(needs)
         async with self.changed:
             while True:
-                if self.idle[needs]:
+                if any(self.held[group] == needs for group in self.waiting):
+                    await self.changed.wait()
+                elif self.idle[needs]:
                     worker = self.idle[needs].pop()
                     del self.idle_since[worker]
                     if await _answers(worker):
-                        return worker
+                        return self._begun(worker)
                     self._stop(worker)
                 elif self._fits(needs):
-                    return self._start(needs)
+                    return self._begun(self._start(needs))
                 elif not self._stop_spare():
                     await self.changed.wait()
+
+    async def placed(self, worker: Handle, room: PlacementGroup) -> None:
+        """The ranks of a group have begun, in this room."""
+        async with self.changed:
+            if worker in self.waiting:
+                self.waiting.pop(worker).set_result(None)
+                self.rooms[worker] = room
+                self.changed.notify_all()
 
     async def release(self, worker: Handle, *, alive: bool = True) -> None:
         """Take a worker back, or forget it because it died."""
         async with self.changed:
+            waiting, room = self.waiting.pop(worker, None), self.rooms.pop(worker, None)
+            if waiting is not None:
+                waiting.set_result(None)
             if alive:
                 loop = asyncio.get_running_loop()
                 self.idle[self.held[worker]].append(worker)
                 since = self.idle_since[worker] = loop.time()
                 loop.call_later(self.idle_seconds, self._retire, worker, since)
             else:
+                needs = self.held[worker]
                 self._stop(worker)
+                if waiting is not None:
+                    free_rooms(needs, self.rooms.values())
+                elif room is not None:
+                    remove_placement_group(room)
             self.changed.notify_all()
 
     def _fits(self, needs: Needs) -> bool:
@@ -173,20 +209,35 @@ class Pool:
 
     def _start(self, needs: Needs) -> Handle:
         actor: Any = ray.remote(Worker)
-        own = needs if ranks(needs) == 1 else Needs(cpus=0)  # a group's ranks hold what it needs
-        memory = {"memory": own.memory} if own.memory else {}
-        options = actor.options(num_cpus=own.cpus, num_gpus=own.gpus, **memory)
+        if ranks(needs) == 1:
+            memory = {"memory": needs.memory} if needs.memory else {}
+            options = actor.options(num_cpus=needs.cpus, num_gpus=needs.gpus, **memory)
+        else:  # beside the driver: if that machine goes, so does the job, with all that it holds
+            here = NodeAffinitySchedulingStrategy(
+                ray.get_runtime_context().get_node_id(), soft=False
+            )
+            options = actor.options(num_cpus=0, num_gpus=0, scheduling_strategy=here)
         worker: Handle = options.remote(self.artifacts, self.coordinator, self.token, needs)
         self.held[worker] = needs
-        task = asyncio.create_task(self._see_placed(worker))
-        self.placing.add(task)
-        task.add_done_callback(self.placing.discard)
+        if ranks(needs) == 1:
+            self._make_room(asyncio.wrap_future(worker.ready.remote().future()), PATIENCE)
         return worker
 
-    async def _see_placed(self, worker: Handle) -> None:
+    def _begun(self, worker: Handle) -> Handle:
+        """Note that it is about to execute something."""
+        if ranks(self.held[worker]) > 1:
+            waiting = self.waiting[worker] = asyncio.get_running_loop().create_future()
+            self._make_room(waiting, PATIENCE_WITH_GROUP)
+        return worker
+
+    def _make_room(self, placed: asyncio.Future[None], patience: float) -> None:
+        task = asyncio.create_task(self._see_placed(placed, patience))
+        self.placing.add(task)
+        task.add_done_callback(self.placing.discard)
+
+    async def _see_placed(self, placed: asyncio.Future[None], patience: float) -> None:
         """Stop idle workers until the new one is placed: what fits in sum may not fit in pieces."""
-        placed = asyncio.wrap_future(worker.ready.remote().future())
-        while not (await asyncio.wait([placed], timeout=PATIENCE))[0]:
+        while not (await asyncio.wait([placed], timeout=patience))[0]:
             async with self.changed:
                 self._stop_spare()
         placed.exception()  # of a worker that died; whoever uses it hears of it
@@ -214,7 +265,7 @@ async def _answers(worker: Handle) -> bool:
     """Whether an idle worker is still there; its machine may have gone."""
     try:
         await asyncio.wait_for(worker.ready.remote(), ANSWER_SECONDS)
-    except (RayActorError, TimeoutError):
+    except (RayError, TimeoutError):
         return False
     return True
 
@@ -262,9 +313,14 @@ def lacking(needs: Needs) -> str:
     """What this cluster can never give of the needs, in words; "" where there is room for them."""
     needs = fitted(needs)
     count, rooms = ranks(needs), _rooms(needs)
-    if beyond := excess(share(needs), largest()):
+    each = share(needs)
+    if beyond := excess(each, largest()):
         return beyond
-    return f"needs {count} GPUs, the cluster has room for {rooms}" if 1 < count > rooms else ""
+    if count == 1 or count <= rooms:
+        return ""
+    memory = f", {each.memory:,} bytes" if each.memory else ""
+    kind = f"{each.cpus:.3g} CPU cores{memory} and {each.gpus:g} GPU each"
+    return f"needs {count} processes of {kind}, the cluster has room for {rooms}"
 
 
 def _rooms(needs: Needs) -> int:

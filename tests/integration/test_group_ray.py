@@ -1,4 +1,4 @@
-"""Groups on a real Ray of this machine, which pretends to have two GPUs."""
+"""Groups on a real Ray of this machine, which pretends to have two GPUs: Gloo, but not NCCL."""
 
 from __future__ import annotations
 
@@ -11,15 +11,18 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import pytest
 import ray
+from ray.util.placement_group import placement_group_table
 
 from stageflow.artifact import Artifacts, Manifest, folder_of
 from stageflow.context import UNWANTED, Context
 from stageflow.executor import Event, Kind, LocalExecutor, RunError, run
 from stageflow.executor_ray import RayExecutor
+from stageflow.pool_ray import Pool
 from stageflow.stage import Metrics, Needs, stage
 from stageflow.store import FolderStore
 from stageflow.testing_stages import note_down, noted, wait_for
@@ -68,6 +71,7 @@ def summed(mine: float, ranks: int) -> float:
     total = torch.tensor([mine])
     assert dist.is_initialized() == (ranks > 1)
     if ranks > 1:
+        assert {*os.environ["CUDA_VISIBLE_DEVICES"].split(",")} == {"-1"}
         dist.all_reduce(total)
     return total.item()
 
@@ -82,6 +86,7 @@ def executor(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RayExecutor]:
     with pytest.MonkeyPatch.context() as patch:
         # Ray writes a token there, which every cluster of this process must find again.
         patch.setenv("HOME", str(tmp_path_factory.getbasetemp()))
+        patch.setenv("CUDA_VISIBLE_DEVICES", "-1,-1")  # two for Ray, of which torch finds none
         ray.init(
             address="local",
             num_cpus=2,
@@ -150,6 +155,13 @@ def wait_until(true: Callable[[], bool]) -> None:
         time.sleep(0.02)
 
 
+def looked_up(executor: RayExecutor, what: Callable[[Pool], list[Any]]) -> list[Any]:
+    """In the pool of the coordinator, which is another process."""
+    found: list[Any]
+    found = ray.get(executor.coordinator.__ray_call__.remote(lambda itself: what(itself.pool)))
+    return found
+
+
 def test_a_rank_that_is_killed(executor: RayExecutor, job: Job, tmp_path: Path) -> None:
     """A new group goes on behind the newest checkpoint, and makes what one process makes.
 
@@ -157,7 +169,9 @@ def test_a_rank_that_is_killed(executor: RayExecutor, job: Job, tmp_path: Path) 
     """
     job.open(1)
     job.open(2, ranks=(0,))
-    os.kill(job.process_of(rank=1, step=2), signal.SIGKILL)
+    killed = job.process_of(rank=1, step=2)
+    assert looked_up(executor, lambda pool: [len(pool.waiting), len(pool.rooms)]) == [0, 1]
+    os.kill(killed, signal.SIGKILL)
     wait_until(lambda: job.texts(Kind.INTERRUPTED) != [])
     job.open(2, 3)
     [manifest] = job.running.result(LONGEST)
@@ -207,6 +221,45 @@ def test_cancelled(executor: RayExecutor, tmp_path: Path, label: str) -> None:
     assert remaining(log) == []
 
 
+@pytest.fixture
+def other(executor: RayExecutor) -> Any:
+    """Somebody else, who has one of the GPUs."""
+    actor: Any = ray.remote(num_gpus=1)(Other)
+    other = actor.remote()
+    ray.get(other.is_there.remote())
+    return other
+
+
+def test_a_group_without_room(executor: RayExecutor, other: Any, job: Job) -> None:
+    """It waits, and one that is killed meanwhile leaves nothing that would take the room."""
+    job.open(1, 2, 3)
+    wait_until(lambda: pending() != [])
+    [first] = pending()
+    [waiting] = looked_up(executor, lambda pool: [*pool.waiting])
+    ray.kill(waiting)
+    wait_until(lambda: job.texts(Kind.INTERRUPTED) != [])
+    wait_until(lambda: pending() not in ([], [first]))
+    assert len(pending()) == 1, "the first one still waits"
+    ray.kill(other)
+    [manifest] = job.running.result(LONGEST)
+    assert manifest.metrics == {"value": 9.0}
+    assert len(job.texts(Kind.INTERRUPTED)) == 1
+    free: Any = ray.available_resources
+    wait_until(lambda: free().get("GPU") == 2)
+
+
+class Other:
+    """Somebody else on the cluster."""
+
+    def is_there(self) -> bool:
+        return True
+
+
+def pending() -> list[str]:
+    """Placement groups for which there is no room."""
+    return [name for name, found in placement_group_table().items() if found["state"] == "PENDING"]
+
+
 def test_more_gpus_than_there_are(executor: RayExecutor, label: str) -> None:
-    with pytest.raises(RunError, match="needs 3 GPUs, the cluster has room for 2: declare less"):
+    with pytest.raises(RunError, match=r"1 GPU each, the cluster has room for 2: declare"):
         run(meet.on(gpus=3)(Meeting(label=label)), executor=executor)

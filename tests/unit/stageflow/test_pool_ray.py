@@ -10,7 +10,9 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from ray import PlacementGroupID
 from ray.exceptions import RayActorError
+from ray.util.placement_group import PlacementGroup
 
 from stageflow import pool_ray
 from stageflow.artifact import Artifacts
@@ -67,7 +69,10 @@ class Cluster:
         self.placed: dict[FakeWorker, int] = {}
 
     def remote(self, kind: type) -> Any:
-        def options(*, num_cpus: float, num_gpus: float, memory: int = 0) -> Any:
+        def options(
+            *, num_cpus: float, num_gpus: float, memory: int = 0, scheduling_strategy: Any = None
+        ) -> Any:
+            assert (scheduling_strategy is None) == (num_cpus > 0), "beside the driver"
             return SimpleNamespace(
                 remote=lambda *_: self.start(Needs(cpus=num_cpus, gpus=num_gpus, memory=memory))
             )
@@ -93,6 +98,9 @@ class Cluster:
         worker.dead = True
         self.placed.pop(worker, None)
         self.place()
+
+    def get_runtime_context(self) -> Any:
+        return SimpleNamespace(get_node_id=lambda: "ab" * 28)
 
     def nodes(self) -> list[dict[str, Any]]:
         return [
@@ -165,14 +173,25 @@ def test_fitted(imagine: Imagine) -> None:
         (Needs(cpus=4, gpus=1), ""),
         (Needs(cpus=5, gpus=1), "needs 5 CPU cores, the largest node has 4"),
         (Needs(cpus=6, gpus=3), ""),
-        (Needs(gpus=4), "needs 4 GPUs, the cluster has room for 3"),
-        (Needs(cpus=9, gpus=3), "needs 3 GPUs, the cluster has room for 2"),
+        (
+            Needs(gpus=4),
+            "needs 4 processes of 0.25 CPU cores and 1 GPU each, the cluster has room for 3",
+        ),
+        (
+            Needs(cpus=9, gpus=3),
+            "needs 3 processes of 3 CPU cores and 1 GPU each, the cluster has room for 2",
+        ),
+        (
+            Needs(cpus=4, gpus=4, memory=4000),
+            "needs 4 processes of 1 CPU cores, 1,000 bytes and 1 GPU each, the cluster has room for"
+            " 3",
+        ),
         (Needs(cpus=10, gpus=2), "needs 5 CPU cores, the largest node has 4"),
     ],
 )
 def test_lacking(imagine: Imagine, needs: Needs, reason: str) -> None:
     """The processes of a group may be on different machines; each of them is on one."""
-    imagine(Needs(cpus=4, gpus=2), Needs(cpus=4, gpus=1))
+    imagine(Needs(cpus=4, gpus=2, memory=9000), Needs(cpus=4, gpus=1, memory=9000))
     assert lacking(needs) == reason
 
 
@@ -183,12 +202,70 @@ def test_a_group_holds_its_gpus_itself(imagine: Imagine) -> None:
     async def work() -> None:
         group = await pool.acquire(Needs(gpus=2))
         assert cluster.started[0].needs == Needs(cpus=0)
+        await pool.placed(group, room("aa"))
         single = asyncio.create_task(pool.acquire(Needs(gpus=1)))
         await asyncio.sleep(0.05)
         assert not single.done()
         await pool.release(group)
         assert (await single).needs == Needs(gpus=1)
         assert cluster.started[0].dead, "an idle group holds what it asks for"
+
+    run(work())
+
+
+def room(name: str) -> PlacementGroup:
+    return PlacementGroup(PlacementGroupID(bytes.fromhex(name * 18)))
+
+
+def test_an_idle_group_whose_room_is_gone(
+    imagine: Imagine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is used again and waits; idle workers make room for it until its ranks have begun."""
+    monkeypatch.setattr(pool_ray, "PATIENCE_WITH_GROUP", 0.05)
+    _, pool = imagine(Needs(cpus=4, gpus=3))
+
+    async def work() -> None:
+        group = await pool.acquire(Needs(gpus=2))
+        await pool.placed(group, room("aa"))
+        spares = [await pool.acquire(ONE) for _ in range(2)]
+        for worker in (group, *spares):
+            await pool.release(worker)
+        assert await pool.acquire(Needs(gpus=2)) is group
+        await asyncio.sleep(0.3)
+        assert all(spare.dead for spare in spares)
+        assert not group.dead
+        spare = await pool.acquire(ONE)
+        await pool.placed(group, room("ab"))
+        await pool.release(spare)
+        await asyncio.sleep(0.2)
+        assert not spare.dead, "nobody waits any more"
+        await pool.release(group)
+        assert [pool.waiting, pool.rooms] == [{}, {}]
+
+    run(work())
+
+
+def test_what_a_dead_group_leaves(imagine: Imagine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its room where it is known; else all for such needs, of which no other group can wait."""
+    _, pool = imagine(Needs(cpus=8, gpus=8))
+    freed: list[Any] = []
+    monkeypatch.setattr(pool_ray, "remove_placement_group", freed.append)
+    monkeypatch.setattr(pool_ray, "free_rooms", lambda *given: freed.append(given))
+    needs = Needs(gpus=2)
+
+    async def work() -> None:
+        first = await pool.acquire(needs)
+        coming = asyncio.create_task(pool.acquire(needs))
+        await asyncio.sleep(0.05)
+        assert not coming.done(), "two wait"
+        await pool.placed(first, room("aa"))
+        second = await coming
+        await pool.release(second, alive=False)
+        assert [(n, [*known]) for n, known in freed] == [(needs, [room("aa")])]
+        await pool.release(first, alive=False)
+        assert freed[1:] == [room("aa")]
+        await pool.release(await pool.acquire(needs))
+        assert len(freed) == 2
 
     run(work())
 
