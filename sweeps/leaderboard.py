@@ -193,12 +193,7 @@ def products(params: None, options: Options) -> Sequence[Product]:
 def summary(rows: Sequence[Row], options: Options) -> str:
     """The board, beside it what stands for each paper, and what ours were made with."""
     whole, data = WholePipeline(options=options), options.kind
-    there = {(r.task, r.split.partition(" ")[0], r.reference or r.method) for r in rows}
-    published = [
-        r
-        for r in PUBLISHED_ROWS
-        if not r.variant and (r.task, r.split.partition(" ")[0], r.method) in there
-    ]
+    published = [row for row in PUBLISHED_ROWS if not row.variant]
     recipe, budget = whole.recipe, "small" if options.small else "whole"
     parts = [
         f"## Leaderboard of {data}, {recipe.cam.backbone}, {budget} budget",
@@ -208,7 +203,7 @@ def summary(rows: Sequence[Row], options: Options) -> str:
         f"({segmentation_weights(recipe)}). The pseudo labels of {whole.labelled} are learned, "
         f"cut at the {options.cut} threshold where a walk made them; the segmentation is scored on "
         f"{whole.val}.",
-        markdown([*rows, *published]).strip(),
+        markdown([*rows, *published], ours=True).strip(),
     ]
     return "\n\n".join(parts)
 

@@ -212,10 +212,12 @@ def _briefly(reasons: str) -> str:
     return f"{', '.join(first[:FEW_REASONS])} and {len(first) - FEW_REASONS} more"
 
 
-def markdown(rows: Iterable[Row]) -> str:
-    """The board as Markdown tables."""
+def markdown(rows: Iterable[Row], *, ours: bool = False) -> str:
+    """The board as Markdown tables; with `ours`, only those that hold a row of ours."""
     lines = []
     for group in rank(rows):
+        if ours and not group.ours:
+            continue
         cells = [line.cells for line in group.lines]
         lines += [f"### {group.title}", "", markdown_table(HEADINGS, cells), ""]
     return "\n".join(lines)

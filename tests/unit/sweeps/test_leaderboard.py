@@ -244,6 +244,7 @@ def test_the_section_has_the_published_rows_of_its_data() -> None:
     text = summary([row], DRAWN)
     assert text.startswith("## Leaderboard of scenes, tiny, small budget")
     assert "| ReCAM | 68.5 |" in text
+    assert "| ReCAM (best variant) |" not in text
     assert "coco2014" not in text
 
 
