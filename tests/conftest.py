@@ -36,6 +36,12 @@ def coco_mini() -> Path:
 
 
 @pytest.fixture(scope="session")
+def voc_lists() -> Path:
+    """The official lists of VOC's images in full, and their image-level labels."""
+    return reference("data/lists")
+
+
+@pytest.fixture(scope="session")
 def golden() -> Callable[[str], "np.lib.npyio.NpzFile"]:
     """Loader of recorded arrays: `golden("unit03_recam_sce")["logits"]`."""
     here = Path(__file__).parent / "parity" / "golden"

@@ -68,22 +68,19 @@ def test_few_images_and_small_networks_are_not_comparable(voc_mini: Path) -> Non
 
 
 @pytest.fixture(scope="module")
-def official(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def official(voc_lists: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """VOC 2012 in full, but for what is in its files; masks of train and val, as it comes."""
-    lists = Path(__file__).resolve().parents[4] / "shared/data/lists"
-    if not lists.exists():
-        pytest.skip(f"no reference data at {lists}")
     root = tmp_path_factory.mktemp("official") / "VOC2012"
     for folder in ("JPEGImages", "SegmentationClass", "ImageSets/Segmentation"):
         (root / folder).mkdir(parents=True)
     for split in ("train", "train_aug", "val"):
-        ids = next(lists.glob(f"*{split}.txt")).read_text().split()
+        ids = (voc_lists / f"{split}.txt").read_text().split()
         (root / f"ImageSets/Segmentation/{split}.txt").write_text("\n".join(ids))
         for name in ids:
             (root / f"JPEGImages/{name}.jpg").touch()
             if split != "train_aug":
                 (root / f"SegmentationClass/{name}.png").touch()
-    (root / "image_labels.txt").symlink_to(lists / "voc_image_labels.txt")
+    (root / "image_labels.txt").symlink_to(voc_lists / "voc_image_labels.txt")
     (root.parent / CAFFE_IMAGENET).touch()
     return root
 
