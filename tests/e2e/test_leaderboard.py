@@ -120,7 +120,7 @@ def test_own_images_with_masks_and_without(
     told = output(command(*arguments))
     assert {"train_cam", "walked_maps", "train_segmenter", "segment"} <= {*FINISHED.findall(told)}
     assert "segmentation · images all" in told
-    assert "not comparable: other data" in " ".join(told.split())
+    assert "not comparable to IRN: other data" in " ".join(told.split())
 
     shutil.rmtree(tmp_path / "own" / "masks")
     told = output(command(*arguments))
