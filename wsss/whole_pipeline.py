@@ -99,7 +99,6 @@ class Options(Setting):
         return self.budget == "small" or (self.budget == "auto" and self.learned < FEW_IMAGES)
 
 
-
 @dataclass(frozen=True, kw_only=True)
 class WholePipeline:
     """What the options come to: the recipe, the splits, and the chains of each method."""
