@@ -231,7 +231,7 @@ def scored(
     setting: Setting, maps: Node, split: str = "", bins: int = SeedQuality().bins
 ) -> ScoredMaps:
     """Maps of the images of a split, with a threshold curve of so many bins."""
-    check_classes(setting, split or setting.score)
+    _check_classes(setting, split or setting.score)
     return ScoredMaps(maps=maps, data=setting.data, split=split or setting.score, bins=bins)
 
 
@@ -248,7 +248,7 @@ def label_score(
 ) -> Node:
     """How label maps of a split agree with its masks."""
     part = split or setting.score
-    check_classes(setting, part)
+    _check_classes(setting, part)
     truth = stages.masks(setting.data, part)
     return stages.label_score(labels, truth, _counted(setting, counted))
 
@@ -331,7 +331,7 @@ def voc_submission(setting: Setting, labels: Node, split: str) -> Node:
     return stages.voc_submission(_shown(setting, split), labels, VOCSubmission())
 
 
-def check_classes(setting: Setting, split: str) -> None:
+def _check_classes(setting: Setting, split: str) -> None:
     """Raise ValueError where a split numbers its classes otherwise than the learned one."""
     learned, other = (open_samples(setting.data, name) for name in (setting.train_split, split))
     if learned.classes != other.classes:

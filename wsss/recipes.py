@@ -37,6 +37,9 @@ FEW_IMAGES = 2000
 COCO_BATCH = 6
 """Of ReCAM on COCO."""
 
+PLAIN = Segmentation(crf=None)
+MIRRORED = replace(PLAIN, flip=True, fusion="mean_logits")
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SFCReading:
@@ -61,12 +64,7 @@ class Recipe:
     reading: SFCReading = field(default_factory=SFCReading)
     """How SFC's two maps are mixed."""
     segmentation: SegmentationTraining = field(default_factory=SegmentationTraining)
-    readings: tuple[Segmentation, ...] = (
-        Segmentation(crf=None),
-        Segmentation(flip=True, fusion="mean_logits", crf=None),
-        MULTI_SCALE,
-        Segmentation(),
-    )
+    readings: tuple[Segmentation, ...] = (PLAIN, MIRRORED, MULTI_SCALE, Segmentation())
     """How the segmentation network is read: each makes a row of its own."""
     tuned: str = ""
     """The data set whose training masks its settings were chosen with; "" for what papers say."""
@@ -106,12 +104,7 @@ CLASSIFIER_ALONE = SFCReading(
 )
 """After few steps the prototypes guide the training, but are not worth mixing in."""
 
-FEW_VIEWS = (
-    Segmentation(crf=None),
-    Segmentation(flip=True, fusion="mean_logits", crf=None),
-    Segmentation(scales=(0.75, 1.0, 1.25), flip=True, fusion="mean_logits", crf=None),
-    Segmentation(),
-)
+FEW_VIEWS = (PLAIN, MIRRORED, replace(MIRRORED, scales=(0.75, 1.0, 1.25)), Segmentation())
 """How small segmentation networks are read."""
 
 SCENES = Recipe(

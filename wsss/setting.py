@@ -10,10 +10,17 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from wsss.config import Precision, Schedule, SFCTraining, content_of
+from wsss.config import Precision, Schedule, SegmentationTraining, SFCTraining, content_of
 from wsss.config.checks import check_least
 from wsss.data import open_samples
-from wsss.published import CAM_SEED, COCO_VAL, COCO_VAL_IMAGES, PUBLISHED, SEGMENTATION
+from wsss.published import (
+    CAM_SEED,
+    COCO_VAL,
+    COCO_VAL_IMAGES,
+    PSEUDO_LABEL,
+    PUBLISHED,
+    SEGMENTATION,
+)
 from wsss.recipes import FEW_IMAGES, Recipe, recipe, usual
 
 AnyTraining = TypeVar("AnyTraining", bound=Schedule)
@@ -28,10 +35,11 @@ PRECISION = (
     "of the backbones' products; bfloat16 is faster where processor or GPU has it, and ten times"
     " slower elsewhere"
 )
-OFFICIAL: dict[str, set[str]] = {}
+OFFICIAL = {
+    task: {found.split for found in PUBLISHED if found.task == task}
+    for task in (CAM_SEED, PSEUDO_LABEL, SEGMENTATION)
+}
 """By task, the sets of images that published numbers are of."""
-for found in PUBLISHED:
-    OFFICIAL.setdefault(found.task, set()).add(found.split)
 OFFICIAL[SEGMENTATION] |= {f"{COCO_VAL} ({images})" for images in COCO_VAL_IMAGES}
 
 
@@ -151,18 +159,18 @@ def differences(
     tuned = [tuning(setting, found)] if found.tuned else []
     if setting.kind not in ("voc2012", "coco2014"):
         return ["other data", *tuned]  # which says it all
-    like = usual(setting.data, found.cam.backbone, setting.learned)
+    like = usual(setting.data, found.cam.backbone, setting.learned).computed_in(setting.precision)
     reasons = {
         "other images": split_name(setting, split) not in OFFICIAL.get(task, OFFICIAL[CAM_SEED]),
         "masks by another rule": "," in setting.data.partition(":")[2],
         "other training images": setting.learned not in LEARNED,
         "another backbone": found.cam.backbone != "resnet50",
         "other initial weights": found.cam.weights != "imagenet",
-        "another schedule": found.trainings != like.computed_in(setting.precision).trainings,
+        "another schedule": found.trainings != like.trainings,
         "other classes": bool(setting.classes),
     }
     if task == SEGMENTATION:
-        reasons |= _segmentation_differences(setting, found)
+        reasons |= _segmentation_differences(found.segmentation, like.segmentation)
     return [*(reason for reason, holds in reasons.items() if holds), *tuned]
 
 
@@ -172,10 +180,10 @@ def tuning(setting: Setting, found: Recipe) -> str:
     return f"settings tuned {'with the training masks' if here else f'on {found.tuned}'}"
 
 
-def _segmentation_differences(setting: Setting, found: Recipe) -> dict[str, bool]:
+def _segmentation_differences(
+    given: SegmentationTraining, published: SegmentationTraining
+) -> dict[str, bool]:
     """The same of the segmentation network, whose published weights can only be given as a file."""
-    like = usual(setting.data, found.cam.backbone, setting.learned).computed_in(setting.precision)
-    given, published = found.segmentation, like.segmentation
     other = (given.architecture, given.backbone) != (published.architecture, published.backbone)
     free = ("weights", "weights_file", "probe", "workers", "compile")
     same = {name: getattr(given, name) for name in free}

@@ -232,12 +232,12 @@ class WholePipeline:
         """Whether masks chose the threshold of its pseudo labels."""
         return self.options.cut == "best" and not self.of_crf(method)
 
-    @property
+    @cached_property
     def partly(self) -> bool:
         """Whether the segmentation network learns other images than the classifier."""
         return self.labelled != self.options.train_split
 
-    @property
+    @cached_property
     def overlapping(self) -> bool:
         """Whether the segmentation is scored on images that it learned from."""
         pairs = (self.labelled, self.val)

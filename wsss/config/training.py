@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Literal
 
@@ -15,6 +13,7 @@ from wsss.config.checks import (
     check_least,
     check_rates,
 )
+from wsss.data.content import sha256_of
 
 Precision = Literal["float32", "bfloat16"]
 
@@ -123,14 +122,6 @@ class ReCAMTraining(Training):
 def content_of(file: Path) -> str:
     """How `CAMTraining.weights` names a file. ValueError where it cannot be read."""
     try:
-        state = file.stat()
-        return BY_CONTENT + _sha256(file, state.st_size, state.st_mtime_ns)
+        return BY_CONTENT + sha256_of(file)
     except OSError as error:
         raise ValueError(f"weights file {file} cannot be read: {error.strerror}") from error
-
-
-@cache
-def _sha256(file: Path, size: int, changed: int) -> str:
-    """Of the file as it is since it `changed`: a pipeline asks for each of its nodes."""
-    with file.open("rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()

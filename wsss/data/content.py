@@ -1,21 +1,29 @@
-"""The content of files as one digest, which tells data apart wherever it lies."""
+"""The content of files as digests, which tell data and weights apart wherever they lie.
+
+A file is read once in a process, as long as nobody touches it: pipelines ask for each of their
+nodes.
+"""
 
 from __future__ import annotations
 
 import hashlib
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 
 
 def digest_of(files: tuple[Path, ...]) -> str:
-    """SHA-256 of files in this order; read once in a process, as long as nobody touches them."""
-    states = [path.stat() for path in files]
-    return _sha256(files, tuple((state.st_size, state.st_mtime_ns) for state in states))
+    """SHA-256 of the digests of files, in this order."""
+    return hashlib.sha256(b"".join(bytes.fromhex(sha256_of(path)) for path in files)).hexdigest()
 
 
-@lru_cache(maxsize=16)
-def _sha256(files: tuple[Path, ...], states: tuple[tuple[int, int], ...]) -> str:
-    whole = hashlib.sha256()
-    for path in files:
-        whole.update(hashlib.sha256(path.read_bytes()).digest())
-    return whole.hexdigest()
+def sha256_of(file: Path) -> str:
+    """SHA-256 of a file, as 64 hexadecimal digits. Raises OSError."""
+    state = file.stat()
+    return _sha256(file, state.st_size, state.st_mtime_ns)
+
+
+@cache
+def _sha256(file: Path, size: int, changed: int) -> str:
+    """Of the file as it is since it `changed`."""
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
