@@ -140,6 +140,7 @@ def work(this, folder, count):
     apart = {"seed": (replace(CONFIG, seed=this), Silent()), "checkpoint": (CONFIG, ahead)}
     noted["apart"] = {n: refusal(lambda c=c: train(*c)) for n, c in apart.items()}
     (folder / f"noted-{this}").write_text(json.dumps(noted))
+    dist.barrier()  # who leaves first must not cut the other off
     dist.destroy_process_group()
 
 
