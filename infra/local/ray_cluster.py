@@ -1,0 +1,132 @@
+"""A Ray cluster of several nodes on one machine: each has its own address, cores and caches.
+
+Jobs are submitted to the dashboard, which listens on loopback. Ray's own ports are open on every
+interface, as Ray has it for clusters of more than one address; nobody gets in without the token.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import tempfile
+import urllib.request
+from collections.abc import Mapping
+from pathlib import Path
+
+from infra.local.layout import HOST, Layout, Passwords, private
+from infra.local.service import Service, clean_environment
+
+HEAD, WORKER = "ray-head", "ray-worker"
+OBJECT_STORE = 100 * 2**20  # bytes: artifacts go through the store, not through Ray
+JOB_STOP_SECONDS = 60  # for a stopped sweep to unwind; Ray's own 3 are too few
+STOP_SECONDS = 45.0  # a node drains for up to 30
+
+
+def head(layout: Layout, keys: Passwords, secrets: Mapping[str, str]) -> Service:
+    """The node that takes jobs, with the `secrets` that they need in its environment."""
+    return _node(
+        layout,
+        *(keys, secrets, HEAD, 1),
+        *("--head", f"--port={layout.ray_port}"),
+        f"--ray-client-server-port={layout.inner_ports['ray.client']}",
+        *("--include-dashboard=true", f"--dashboard-host={HOST}"),
+        f"--dashboard-port={layout.dashboard_port}",
+    )
+
+
+def worker(
+    layout: Layout, keys: Passwords, secrets: Mapping[str, str], number: int, gpus: int = 0
+) -> Service:
+    """Node `number`, from 1, that joins the head. Its GPUs are pretended: they compute on cores."""
+    pretended = {"STAGEFLOW_DEVICE": "cpu"} if gpus else {}
+    name, place = f"{WORKER}-{number}", number + 1
+    return _node(
+        layout,
+        *(keys, {**secrets, **pretended}, name, place),
+        *(f"--address={address(layout)}", f"--num-gpus={gpus}"),
+    )
+
+
+def address(layout: Layout) -> str:
+    """Where nodes and drivers join."""
+    return f"{_ip(1)}:{layout.ray_port}"
+
+
+def environment(layout: Layout) -> dict[str, str]:
+    """What Ray's clients need to be let in, and where they submit jobs."""
+    return {
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN_PATH": str(layout.home / "ray-token"),
+        "RAY_API_SERVER_ADDRESS": layout.dashboard_url,
+    }
+
+
+def prepare(layout: Layout, keys: Passwords) -> None:
+    """Write the token where clients look for it."""
+    private(layout.home / "ray-token", keys.ray_token)
+
+
+def clean(layout: Layout, name: str) -> None:
+    """Remove what a node that ended leaves behind; its own logs go to those of the others."""
+    temporary = _temporary(layout, name)
+    for session in temporary.glob("session_2*"):
+        shutil.copytree(
+            session / "logs",
+            layout.home / "logs" / name / session.name,
+            ignore=shutil.ignore_patterns("*.sock", "events", "export_events"),
+            dirs_exist_ok=True,
+        )
+    shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _node(
+    layout: Layout,
+    keys: Passwords,
+    secrets: Mapping[str, str],
+    name: str,
+    place: int,
+    *flags: str,
+) -> Service:
+    agent, metrics = (layout.inner_ports[f"node{place}.{what}"] for what in ("agent", "metrics"))
+    folder = layout.home / "nodes" / name
+    return Service(
+        name=name,
+        command=[
+            *(str(Path(sys.executable).parent / "ray"), "start", "--block", *flags),
+            *(f"--node-ip-address={_ip(place)}", f"--num-cpus={layout.cpus}"),
+            *(f"--object-store-memory={OBJECT_STORE}", f"--temp-dir={_temporary(layout, name)}"),
+            *(f"--dashboard-agent-listen-port={agent}", f"--metrics-export-port={metrics}"),
+            *("--disable-usage-stats", "--log-style=record", "--log-color=false"),
+        ],
+        environment=clean_environment(
+            HOME=str(folder),
+            STAGEFLOW_HOME=str(folder / "stageflow"),
+            PATH=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+            RAY_AUTH_MODE="token",
+            RAY_AUTH_TOKEN=keys.ray_token,
+            RAY_JOB_STOP_WAIT_TIME_S=str(JOB_STOP_SECONDS),
+            RAY_prestart_worker_first_driver="0",
+            OMP_NUM_THREADS=str(layout.cpus),
+            **secrets,
+        ),
+        healthy=lambda: _healthy(agent),
+        folder=folder,
+        patience=STOP_SECONDS,
+    )
+
+
+def _healthy(agent: int) -> bool:
+    """Whether a node's agent answers, through which jobs are started, and its raylet with it."""
+    with urllib.request.urlopen(f"http://{HOST}:{agent}/api/local_raylet_healthz", timeout=10) as a:
+        return int(a.status) == 200
+
+
+def _ip(place: int) -> str:
+    """Address of a node: all of 127.0.0.0/8 is this machine, and 127.0.0.1 is not taken by Ray."""
+    return f"127.0.0.{place + 1}"
+
+
+def _temporary(layout: Layout, name: str) -> Path:
+    """A node's own; short, since sockets lie in it, whose paths have at most 107 characters."""
+    return Path(tempfile.gettempdir()) / f"stageflow-ray-{layout.ray_port}" / name

@@ -1,0 +1,154 @@
+"""A server process of the stack: started apart from this one, recorded, looked after, stopped.
+
+What was started is known by its process id and the moment of its start, so that a later process
+with the same id is never taken for it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+START_SECONDS = 180  # a busy machine takes a minute for MLflow alone
+LOG_LINES = 15  # of a server that did not start
+
+
+class StackError(RuntimeError):
+    """The stack cannot be started or stopped; the message says why, and where the log is."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Service:
+    """A command that serves until it is told to end.
+
+    Attributes:
+        name: of its log and its record.
+        command: what is executed, found by its path.
+        environment: all of it; nothing is inherited.
+        healthy: whether it answers as it should; errors of the connection count as no.
+        folder: its working directory.
+        stop_signal: by which it ends in order.
+        patience: seconds that it has for that, before it is killed.
+    """
+
+    name: str
+    command: Sequence[str]
+    environment: Mapping[str, str]
+    healthy: Callable[[], bool]
+    folder: Path
+    stop_signal: signal.Signals = signal.SIGTERM
+    patience: float = 20.0
+
+
+@dataclass(frozen=True, slots=True)
+class Processes:
+    """The processes of one stack: their records in `home/run`, their logs in `home/logs`."""
+
+    home: Path
+
+    def log(self, name: str) -> Path:
+        """Where a service writes what it has to say."""
+        return self.home / "logs" / f"{name}.log"
+
+    def find(self, name: str) -> psutil.Process | None:
+        """The living process of a service, if it was started and has not ended."""
+        with suppress(FileNotFoundError, psutil.NoSuchProcess):
+            record = json.loads(self._record(name).read_text())
+            process = psutil.Process(record["pid"])
+            if process.create_time() == record["started"] and process.status() != "zombie":
+                return process
+        return None
+
+    def start(self, service: Service) -> bool:
+        """Start it unless it runs; tells whether it had to. See `wait` for when it answers."""
+        if self.find(service.name) is not None:
+            return False
+        for folder in (service.folder, self.home / "run", self.home / "logs"):
+            folder.mkdir(parents=True, exist_ok=True)
+        with self.log(service.name).open("ab") as log:
+            started = subprocess.Popen(
+                service.command,
+                cwd=service.folder,
+                env=dict(service.environment),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,  # so that Ctrl-C on the terminal is not for it
+            )
+        created = psutil.Process(started.pid).create_time()
+        self._record(service.name).write_text(json.dumps({"pid": started.pid, "started": created}))
+        return True
+
+    def wait(self, service: Service) -> None:
+        """Return once it is healthy. Raises StackError if it ends before, or takes too long."""
+        until = time.monotonic() + START_SECONDS
+        while not answers(service.healthy):
+            if self.find(service.name) is None:
+                raise StackError(f"{service.name} ended at its start: {self._last_words(service)}")
+            if time.monotonic() > until:
+                raise StackError(
+                    f"{service.name} does not answer after {START_SECONDS} s: "
+                    f"{self._last_words(service)}"
+                )
+            time.sleep(0.2)
+
+    def stop(self, services: Iterable[Service]) -> list[str]:
+        """End the services and all that they started, at the same time; the names of those that
+        ran."""
+        asked = [(s, p, _family(p)) for s in services if (p := self.find(s.name)) is not None]
+        for service, process, _ in asked:
+            with suppress(psutil.NoSuchProcess):
+                process.send_signal(service.stop_signal)
+        for service, process, family in asked:
+            psutil.wait_procs([process], timeout=service.patience)
+            family += [each for each in _family(process) if each not in family]
+            kill([process, *family])
+        for service, _, _ in asked:
+            self._record(service.name).unlink(missing_ok=True)
+        return [service.name for service, _, _ in asked]
+
+    def _record(self, name: str) -> Path:
+        return self.home / "run" / f"{name}.json"
+
+    def _last_words(self, service: Service) -> str:
+        log = self.log(service.name)
+        lines = log.read_text(errors="replace").splitlines()[-LOG_LINES:]
+        return "\n".join([f"see {log}", *(f"  {line}" for line in lines)])
+
+
+def answers(healthy: Callable[[], bool]) -> bool:
+    """Whether a check says yes; one that cannot be made says no."""
+    try:
+        return healthy()
+    except Exception:  # of whichever client library: refused, reset, timed out, not ready
+        return False
+
+
+def kill(processes: Iterable[psutil.Process]) -> None:
+    """Kill those that are left, and wait until they are gone."""
+    left = [process for process in processes if process.is_running()]
+    for process in left:
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
+    psutil.wait_procs(left, timeout=10)
+
+
+def clean_environment(**more: str) -> dict[str, str]:
+    """What a server needs of this process's environment, and `more`: no other's keys leak in."""
+    kept = {name: os.environ[name] for name in ("PATH", "LANG", "TMPDIR") if name in os.environ}
+    return {**kept, "NO_PROXY": "*", "PYTHONUNBUFFERED": "1", **more}
+
+
+def _family(process: psutil.Process) -> list[psutil.Process]:
+    with suppress(psutil.NoSuchProcess):
+        return process.children(recursive=True)
+    return []
