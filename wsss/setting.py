@@ -53,7 +53,9 @@ class Setting:
     """What a user may choose in every experiment; "auto" stands for what suits the data."""
 
     data: str = option(
-        "scenes, scenes:seed=N,images=N, voc2012:PATH, coco2014:PATH, images:PATH (own)", "scenes"
+        "scenes, scenes:seed=N,images=N, voc2012:PATH, coco2014:PATH, images:PATH (own); PATH is a"
+        " folder, or s3://bucket/prefix, which each machine fetches once",
+        "scenes",
     )
     backbone: str = option("tiny, resnet50, resnet101, efficientnet_lite0, or a timm name", "auto")
     weights: str = option("of the backbone at the start: imagenet, random, or a file", "auto")

@@ -12,6 +12,8 @@ from rich.console import Console
 from stageflow import board
 from stageflow.options import OptionError, add_flags, from_flags
 from stageflow.redact import safe
+from stageflow.replica import replica
+from stageflow.replica_push import push
 from stageflow.settings import Settings
 from stageflow.store import StoreError
 from stageflow.store_check import self_test
@@ -24,7 +26,8 @@ KEYS = {
     "fetch": "an artifact's key",
     "forget": "an artifact's key",
 }
-WORDS = ("key", "folder", "study", "html", "style")  # what is no setting
+WORDS = ("key", "folder", "study", "html", "style", "uri", "replace")  # what is no setting
+ELSEWHERE = ("push", "pull")  # verbs that need no setting: the root says it all
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -60,7 +63,15 @@ def _parser() -> argparse.ArgumentParser:
             sub.add_argument("key", metavar="KEY", help=f"{KEYS[name]}, or its first digits")
         if name == "fetch":
             sub.add_argument("folder", type=Path, metavar="FOLDER", help="a new one, or an empty")
-        add_flags(sub.add_argument_group("where things are kept"), Settings())
+        elif name == "push":
+            sub.add_argument("folder", type=Path, metavar="FOLDER", help="with a data set in it")
+            sub.add_argument(
+                "--replace", action="store_true", help="another content, or send the same anew"
+            )
+        if name in ELSEWHERE:
+            sub.add_argument("uri", metavar="URI", help="such as s3://bucket/voc2012")
+        else:
+            add_flags(sub.add_argument_group("where things are kept"), Settings())
     return parser
 
 
@@ -114,6 +125,22 @@ def _check(settings: Settings) -> None:
         CONSOLE.print(f"ok  {finding}")
 
 
+def _push(_: Settings, folder: Path, uri: str, replace: bool) -> None:
+    """Send a folder with data to a store, where every machine can fetch it."""
+    pushed = push(folder, uri, over=replace)
+    files, size = len(pushed.index.entries), pushed.index.size
+    CONSOLE.print(
+        f"{files:,} files, {size:,} bytes in {pushed.uri}; {pushed.sent:,} sent",
+        markup=False,
+        soft_wrap=True,
+    )
+
+
+def _pull(_: Settings, uri: str) -> None:
+    """Fetch data from a store into the cache of this machine, and say into which folder."""
+    print(replica(uri))
+
+
 def _relog(settings: Settings, study: str | None) -> None:
     """Write MLflow anew from studies and manifests, after an outage or onto another server."""
     from stageflow.projection import relog
@@ -136,4 +163,6 @@ VERBS = {
     "forget": _forget,
     "check": _check,
     "relog": _relog,
+    "push": _push,
+    "pull": _pull,
 }

@@ -20,7 +20,7 @@ from wsss.config import (
     VOCSubmission,
 )
 from wsss.stages.classify import NEUTRAL, TRAINING
-from wsss.stages.data import mine, opened, settle_device
+from wsss.stages.data import mine, opened, opened_saliency, settle_device
 from wsss.stages.maps import EXTRACTION
 
 LEARNING = (*NEUTRAL, "weights_file", "compile")
@@ -62,12 +62,10 @@ def aamr_targets(
     """Where the mask refinement loss pulls to, from saliency and score maps; our own proposal."""
     from wsss.cam.scores import ScoreMaps
     from wsss.data.label_maps import write_labels
-    from wsss.data.saliency import SaliencyMaps
     from wsss.segment.aamr import aamr_targets as targets
 
-    samples, salient = opened(images), SaliencyMaps(Path(saliency.location))
-    if salient.digest(samples.ids) != saliency.identity["content"]:
-        raise ValueError(f"saliency maps in {saliency.location} are not what was planned with")
+    samples = opened(images)
+    salient = opened_saliency(saliency, samples.ids)
     scores = ScoreMaps(maps).of(samples.ids)
     shown = (scores[i] for i in mine(context, len(samples)))
     write_labels(context.out, targets(salient, shown, config))

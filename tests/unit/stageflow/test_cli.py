@@ -37,7 +37,7 @@ def key() -> str:
 
 def test_the_verbs_are_these() -> None:
     """A promise to scripts: change this list knowingly."""
-    assert list(VERBS) == ["board", "show", "fetch", "forget", "check", "relog"]
+    assert list(VERBS) == ["board", "show", "fetch", "forget", "check", "relog", "push", "pull"]
 
 
 def test_show_tells_config_and_lineage(key: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -123,6 +123,44 @@ def test_board_in_every_form(key: str, tmp_path: Path, capsys: pytest.CaptureFix
     assert "100.0" in json.dumps(json.loads(capsys.readouterr().out))
     assert main(["board", "--html", str(tmp_path / "board.html")]) == 0
     assert (tmp_path / "board.html").read_text().startswith("<!")
+
+
+def test_push_and_pull(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data, root = tmp_path / "data", (tmp_path / "root").as_uri()
+    data.mkdir()
+    (data / "a [b].txt").write_text("content")
+    assert main(["push", str(data), root]) == 0
+    told = re.fullmatch(r"1 files, 7 bytes in (.*#[0-9a-f]{20}); 1 sent\n", capsys.readouterr().out)
+    assert told is not None
+    assert main(["pull", root]) == 0
+    folder = capsys.readouterr().out.removesuffix("\n")
+    assert (Path(folder) / "a [b].txt").read_text() == "content"
+    (data / "a [b].txt").write_text("another")
+    assert main(["push", str(data), root]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert "give --replace to put this one in its place" in error
+    assert main(["push", str(data), root, "--replace"]) == 0
+    assert main(["pull", told[1]]) == 0
+    assert capsys.readouterr().out.endswith(f"{folder}\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["pull", "voc2012:s3://bucket/voc"], "want s3://bucket/prefix"),
+        (["pull", "s3://"], "want s3://bucket/prefix"),
+        (["push", "nowhere", "s3://bucket/voc"], "nowhere is no folder"),
+    ],
+)
+def test_push_and_pull_fail_in_one_line(
+    arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(arguments) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert words in error
+    assert error.count("\n") == 1
 
 
 def test_check_tells_what_it_found(capsys: pytest.CaptureFixture[str]) -> None:
