@@ -10,6 +10,7 @@ import asyncio
 import json
 from collections import defaultdict, deque
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 
 import ray
@@ -17,9 +18,11 @@ from ray.exceptions import RayError, RayTaskError
 from ray.util.placement_group import PlacementGroup
 
 from stageflow.artifact import Artifacts, Manifest, Part, folder_of
+from stageflow.claim import LOOK_SECONDS, Claims
 from stageflow.context import UNWANTED, Report, Shard
 from stageflow.execution import assemble, unfinished
 from stageflow.executor import (
+    MADE_MEANWHILE,
     Done,
     Event,
     Failed,
@@ -46,6 +49,8 @@ class _Flight:
     outcome: "asyncio.Task[Outcome]"
     reports: list[Report] = field(default_factory=list)
     progress: dict[int, tuple[int, int]] = field(default_factory=dict)  # done and total by shard
+    lost: dict[int, int] = field(default_factory=dict)  # done by shard, when a worker died on it
+    repeated: int = 0  # units of progress that were done again
 
 
 class Coordinator:
@@ -54,11 +59,16 @@ class Coordinator:
     def __init__(
         self, artifacts: Artifacts, on_stale: OnStale, token: str, idle_seconds: float
     ) -> None:
-        """`token` names an object in the store, by which workers know that they see the same."""
+        """`token` names an object in the store, by which workers know that they see the same, and
+        other drivers that this one lives."""
         self.artifacts = artifacts
+        self.claims = Claims(artifacts.store, token)
+        self.living = ExitStack()
+        self.living.enter_context(self.claims.living())  # until the process of this actor ends
         self.on_stale = on_stale
         me = ray.get_runtime_context().current_actor
         self.pool = Pool(artifacts, me, token, idle_seconds)
+        self.watching: asyncio.Task[None] | None = None
         self.flights: dict[str, _Flight] = {}
         self.wanted: dict[str, set[str]] = defaultdict(set)
         self.past: dict[str, Sequence[Report]] = {}
@@ -123,6 +133,8 @@ class Coordinator:
     async def progress(self, key: str, shard: int, done: int, total: int, note: str) -> None:
         """A running stage tells how far it is; shards are added up."""
         flight = self.flights[key]
+        if shard in flight.lost:  # the first that is told since it was begun again
+            flight.repeated += max(0, flight.lost.pop(shard) - done + 1)
         flight.progress[shard] = (done, total)
         done, total = (sum(numbers) for numbers in zip(*flight.progress.values(), strict=True))
         self._tell(Event(Kind.PROGRESS, flight.node.name, key, note, done, total))
@@ -146,6 +158,8 @@ class Coordinator:
 
     def _ensure(self, node: Node) -> "asyncio.Task[Outcome]":
         """Single flight: the one task that makes this node; a cancelled one is started anew."""
+        if self.watching is None:
+            self.watching = asyncio.create_task(self.pool.watch_machines())
         flight, settled = self.flights.get(node.key), self._settled(node)
         if flight is None or (isinstance(settled, Failed) and settled.cancelled):
             flight = _Flight(node, asyncio.create_task(self._settle(node)))
@@ -223,14 +237,33 @@ class Coordinator:
         for parent, outcome in zip(node.parents, outcomes, strict=True):
             if waiting := blocked(parent, outcome):
                 return waiting
-        if manifest is not None:
-            if not stale and not any(isinstance(o, Done) and o.executed for o in outcomes):
-                return self._hit(node, manifest, stale)
-            await asyncio.to_thread(self.artifacts.withdraw, manifest)
-        return await self._execute(node)
+        renewed = any(isinstance(o, Done) and o.executed for o in outcomes)
+        if manifest is not None and not stale and not renewed:
+            return self._hit(node, manifest, stale)
+        return await self._claim(node, manifest)
 
-    def _hit(self, node: Node, manifest: Manifest, stale: bool) -> Done:
-        note = f"code changed under version {node.stage.version}" if stale else ""
+    async def _claim(self, node: Node, outdated: Manifest | None) -> Outcome:
+        """Make the node, or wait for another driver that shares the store and makes it now."""
+        waiting = ""
+        while holder := await asyncio.to_thread(self.claims.take, node.key):
+            if holder != waiting:
+                waiting = holder
+                self._tell(Event(Kind.WAITING, node.name, node.key, f"{holder} makes it"))
+            if not self.wanted[node.key]:
+                return Failed(UNWANTED, cancelled=True)
+            await asyncio.sleep(LOOK_SECONDS)
+        try:
+            found = await asyncio.to_thread(self.artifacts.manifest, node)
+            if found is not None and found != outdated:
+                return self._hit(node, found, stale=False, note=MADE_MEANWHILE)
+            if found is not None:
+                await asyncio.to_thread(self.artifacts.withdraw, found)
+            return await self._execute(node)
+        finally:
+            await asyncio.to_thread(self.claims.give_back, node.key)
+
+    def _hit(self, node: Node, manifest: Manifest, stale: bool, note: str = "") -> Done:
+        note = f"code changed under version {node.stage.version}" if stale else note
         self._tell(Event(Kind.HIT, node.name, node.key, note, metrics=manifest.metrics))
         return Done(manifest, executed=False)
 
@@ -243,7 +276,9 @@ class Coordinator:
         finished_parts = [part for part in parts if isinstance(part, Part)]
         whole = await asyncio.to_thread(assemble, node, finished_parts)
         manifest = await asyncio.to_thread(self.artifacts.publish, whole)
-        self._tell(finished(node, manifest))
+        flight = self.flights[node.key]
+        total = sum(total for _, total in flight.progress.values())
+        self._tell(finished(node, manifest, flight.repeated, total))
         return Done(manifest, executed=True)
 
     async def _shard(self, node: Node, shard: Shard) -> Part | Failed:
@@ -278,6 +313,9 @@ class Coordinator:
                 await self.pool.release(worker, alive=alive)
             if isinstance(part, Interrupted):
                 last = part.reason
+                flight = self.flights[node.key]
+                if shard.index in flight.progress:
+                    flight.lost[shard.index] = flight.progress[shard.index][0]
                 self._tell(Event(Kind.INTERRUPTED, node.name, node.key, last))
                 continue
             if shard.count > 1 and isinstance(part, Part):

@@ -5,22 +5,28 @@ the Ray executor (`executor_ray`) runs the same graph on a cluster. Both are hel
 (`stageflow.testing_executor.ExecutorContract`).
 """
 
+import time
 import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol, TypeAlias
 
 from stageflow.artifact import Artifacts, Manifest
+from stageflow.claim import LOOK_SECONDS, Claims, new_driver
 from stageflow.execution import assemble, execute
 from stageflow.plan import Plan, Status, Step, plan
 from stageflow.stage import Node, ancestry
+
+MADE_MEANWHILE = "another driver made it"
 
 
 class Kind(StrEnum):
     """What an event tells."""
 
     HIT = "hit"
+    WAITING = "waiting"  # for another driver, which makes it
     STARTED = "started"
     PROGRESS = "progress"
     REPORT = "report"
@@ -43,6 +49,8 @@ class Event:
     total: int = 0
     metrics: Mapping[str, float] = field(default_factory=dict)
     seconds: float = 0.0
+    repeated: int = 0
+    """Units of progress, of `total`, that were done again because a worker died."""
 
 
 Observer: TypeAlias = Callable[[Event], None]
@@ -121,14 +129,20 @@ class LocalExecutor:
         if self.on_stale is OnStale.ASK:
             refuse_stale(steps)
         outcomes: dict[str, Outcome] = {}
-        for step in needed(steps, targets):
-            outcomes[step.node.key] = self._make(step, outcomes, observe)
+        claims = Claims(self.artifacts.store, new_driver())
+        wanted = needed(steps, targets)
+        working = any(step.status is Status.RUN for step in wanted)
+        with claims.living() if working else nullcontext():
+            for step in wanted:
+                outcomes[step.node.key] = self._make(step, outcomes, claims, observe)
         return outcomes
 
     def close(self) -> None:
         """Nothing to give back."""
 
-    def _make(self, step: Step, outcomes: Mapping[str, Outcome], observe: Observer) -> Outcome:
+    def _make(
+        self, step: Step, outcomes: Mapping[str, Outcome], claims: Claims, observe: Observer
+    ) -> Outcome:
         node = step.node
         if step.status in (Status.HIT, Status.STALE) and step.manifest is not None:
             observe(
@@ -139,18 +153,35 @@ class LocalExecutor:
         if waiting is not None:
             observe(Event(Kind.BLOCKED, node.name, node.key, waiting.reason))
             return waiting
-        if step.manifest is not None:
-            self.artifacts.withdraw(step.manifest)
-        observe(Event(Kind.STARTED, node.name, node.key))
         try:
-            part = execute(
-                node, artifacts=self.artifacts, hooks=_Observed(node, observe), device=self.device
-            )
-            manifest = self.artifacts.publish(assemble(node, [part]))
+            holder = claims.take(node.key)
+            if holder:
+                observe(Event(Kind.WAITING, node.name, node.key, f"{holder} makes it"))
+            while holder:
+                time.sleep(LOOK_SECONDS)
+                holder = claims.take(node.key)
+            try:
+                return self._claimed(step, observe)
+            finally:
+                claims.give_back(node.key)
         except Exception as error:  # the one place where a failure must not stop unrelated work
             outcome = failure(error)
             observe(Event(Kind.FAILED, node.name, node.key, outcome.reason))
             return outcome
+
+    def _claimed(self, step: Step, observe: Observer) -> Done:
+        node = step.node
+        found = self.artifacts.manifest(node)
+        if found is not None and found != step.manifest:
+            observe(Event(Kind.HIT, node.name, node.key, MADE_MEANWHILE, metrics=found.metrics))
+            return Done(found, executed=False)
+        if found is not None:
+            self.artifacts.withdraw(found)
+        observe(Event(Kind.STARTED, node.name, node.key))
+        part = execute(
+            node, artifacts=self.artifacts, hooks=_Observed(node, observe), device=self.device
+        )
+        manifest = self.artifacts.publish(assemble(node, [part]))
         observe(finished(node, manifest))
         return Done(manifest, executed=True)
 
@@ -219,16 +250,18 @@ def blocked(parent: Node, outcome: Outcome) -> Failed | None:
     return Failed(reason, blocked_by=parent.key, cancelled=outcome.cancelled)
 
 
-def finished(node: Node, manifest: Manifest) -> Event:
-    """The event of an artifact that was just made."""
+def finished(node: Node, manifest: Manifest, repeated: int = 0, total: int = 0) -> Event:
+    """The event of an artifact that was just made, `repeated` of `total` units twice."""
     note = ", ".join(f"went on from step {step}" for step in manifest.resumed_from)
     return Event(
         Kind.FINISHED,
         node.name,
         node.key,
         note,
+        total=total,
         metrics=manifest.metrics,
         seconds=manifest.wall_seconds,
+        repeated=repeated,
     )
 
 

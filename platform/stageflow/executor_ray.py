@@ -16,6 +16,7 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from stageflow.artifact import Artifacts
+from stageflow.claim import new_driver
 from stageflow.coordinator_ray import Coordinator
 from stageflow.executor import Event, Observer, OnStale, Outcome, ignore, refuse_stale
 from stageflow.fingerprint import project_packages
@@ -51,7 +52,7 @@ class RayExecutor:
         self._own = not ray.is_initialized()
         if self._own:
             _connect(cpus)
-        self.token = f"drivers/{uuid.uuid4().hex}"
+        self.token = new_driver()
         artifacts.store.create(self.token, socket.gethostname().encode())
         actor: Any = ray.remote(Coordinator)
         # Beside the driver: on a machine that may be preempted it would take the sweep with it.

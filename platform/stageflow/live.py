@@ -3,7 +3,7 @@
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 
 from rich.console import Console, Group
@@ -17,6 +17,7 @@ from stageflow.executor import Event, Kind
 LINE_SECONDS = 10.0  # between progress lines of a stage, where nothing can be redrawn
 STYLES = {
     Kind.HIT: "dim",
+    Kind.WAITING: "dim",
     Kind.STARTED: "cyan",
     Kind.FINISHED: "green",
     Kind.INTERRUPTED: "yellow",
@@ -45,6 +46,8 @@ class LiveView:
     running: dict[str, _Running] = field(default_factory=dict)
     counts: dict[Kind, int] = field(default_factory=dict)
     finished_stages: dict[str, tuple[int, float]] = field(default_factory=dict)
+    deaths: dict[tuple[str, str], int] = field(default_factory=dict)  # of workers, by stage and key
+    repeated: dict[tuple[str, str], str] = field(default_factory=dict)
     begun: float = field(default_factory=time.monotonic)
 
     def __call__(self, event: Event) -> None:
@@ -56,7 +59,12 @@ class LiveView:
             self._progress(event)
         elif event.kind in (Kind.FINISHED, Kind.FAILED, Kind.CANCELLED):
             self.running.pop(event.key, None)
+        node = (event.stage, event.key)
+        if event.kind is Kind.INTERRUPTED:
+            self.deaths[node] = self.deaths.get(node, 0) + 1
         if event.kind is Kind.FINISHED:
+            if node in self.deaths:
+                self.repeated[node] = f"{event.repeated} of {event.total}"
             count, seconds = self.finished_stages.get(event.stage, (0, 0.0))
             self.finished_stages[event.stage] = (count + 1, seconds + event.seconds)
         if event.kind in STYLES and not (
@@ -66,14 +74,26 @@ class LiveView:
 
     @contextmanager
     def shown(self) -> Iterator[None]:
-        """Draw the table while the block runs (in a terminal)."""
-        if not self.console.is_terminal:
-            yield
-            return
-        with Live(
+        """Draw the table while the block runs (in a terminal); then what deaths have cost."""
+        drawn = Live(
             console=self.console, get_renderable=self.table, refresh_per_second=4, transient=True
-        ):
-            yield
+        )
+        try:
+            with drawn if self.console.is_terminal else nullcontext():
+                yield
+        finally:
+            if self.deaths:
+                self.console.print(self.interruptions())
+
+    def interruptions(self) -> Table:
+        """Stages whose workers or machines died, and how much of their progress was made again."""
+        table = Table(title="worker deaths", title_justify="left", box=None)
+        for heading in ("stage", "key", "deaths", "done again"):
+            table.add_column(heading)
+        for (stage, key), deaths in self.deaths.items():
+            again = self.repeated.get((stage, key), "not finished")
+            table.add_row(stage, key[:8], str(deaths), again)
+        return table
 
     def table(self) -> Group:
         """The table as it is now: what runs, how far it is, and what was done so far."""

@@ -1,6 +1,7 @@
 """A pool of long-lived Ray workers: torch is imported and data opened once, not for every trial."""
 
 import asyncio
+import os
 import socket
 import time
 import traceback
@@ -24,6 +25,7 @@ from stageflow.execution import execute
 from stageflow.executor import Failed, failure
 from stageflow.group_ray import Interrupted, free_rooms, in_group, ranks, share
 from stageflow.plan import excess
+from stageflow.settings import home
 from stageflow.stage import Needs, Node
 from stageflow.store import NotFound, StoreError
 
@@ -34,6 +36,10 @@ PATIENCE = 20.0  # seconds for a new worker to be placed, before idle ones make 
 PATIENCE_WITH_GROUP = 60.0  # the same for a group, of which several processes have to start
 ANSWER_SECONDS = 5.0  # for an idle worker to answer, before it counts as dead
 PROGRESS_SECONDS = 0.5  # progress is told no more often
+LOOK_SECONDS = 2.0  # between two looks at which machines the cluster has
+
+DEVICE_VARIABLE = "STAGEFLOW_DEVICE"
+"""What stages compute on, on a machine whose GPUs are only pretended."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -59,7 +65,7 @@ class Work:
                 self.node,
                 artifacts=self.artifacts,
                 hooks=_Hooks(self.coordinator, self.node.key, self.shard),
-                device=device,
+                device=os.environ.get(DEVICE_VARIABLE) or device,
                 shard=self.shard,
                 rank=rank,
                 ranks=ranks,
@@ -85,7 +91,8 @@ class Worker:
     """The actor: executes nodes one after another, in its one process or in a group of others."""
 
     def __init__(self, artifacts: Artifacts, coordinator: Handle, token: str, needs: Needs) -> None:
-        self.artifacts = artifacts
+        # Not the driver's cache, but that of this machine.
+        self.artifacts = replace(artifacts, cache=home() / "cache")
         self.coordinator = coordinator
         self.token = token
         self.needs = needs
@@ -115,16 +122,22 @@ class _Hooks:
     key: str
     shard: Shard
     told: float = 0.0
+    untold: tuple[int, int, str] | None = None
 
     def progress(self, done: int, total: int, note: str) -> None:
-        now = time.monotonic()
-        if done >= total or now - self.told > PROGRESS_SECONDS:
-            self.told = now
-            self.coordinator.progress.remote(self.key, self.shard.index, done, total, note)
+        self.untold = (done, total, note)
+        if done >= total or time.monotonic() - self.told > PROGRESS_SECONDS:
+            self._tell()
 
     def report(self, step: int, metrics: Mapping[str, float]) -> bool:
+        self._tell()  # so that it is known how far this was, should the worker die before it saves
         wanted: ray.ObjectRef[bool] = self.coordinator.report.remote(self.key, step, metrics)
         return ray.get(wanted)
+
+    def _tell(self) -> None:
+        if self.untold is not None:
+            self.coordinator.progress.remote(self.key, self.shard.index, *self.untold)
+            self.told, self.untold = time.monotonic(), None
 
 
 @dataclass(slots=True)
@@ -167,6 +180,16 @@ class Pool:
                     return self._begun(self._start(needs))
                 elif not self._stop_spare():
                     await self.changed.wait()
+
+    async def watch_machines(self) -> None:
+        """Use machines that join, for those who wait; for ever."""
+        before = await asyncio.to_thread(nodes)
+        while True:
+            await asyncio.sleep(LOOK_SECONDS)
+            if (now := await asyncio.to_thread(nodes)) != before:
+                before = now
+                async with self.changed:
+                    self.changed.notify_all()
 
     async def placed(self, worker: Handle, room: PlacementGroup) -> None:
         """The ranks of a group have begun, in this room."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import TypeAlias
@@ -56,6 +57,13 @@ def make_stale(artifacts: Artifacts, node: Node) -> Manifest:
     return changed
 
 
+def _wait_until(true: Callable[[], bool]) -> None:
+    until = time.monotonic() + 60
+    while not true():
+        assert time.monotonic() < until
+        time.sleep(0.02)
+
+
 class ExecutorContract:
     """What every `stageflow.executor.Executor` must do.
 
@@ -94,6 +102,26 @@ class ExecutorContract:
         folder = executor.artifacts.fetch(manifest)
         assert [path.name for path in folder.iterdir()] == ["sum"]
         assert (folder / "sum").read_text() == "287"
+
+    def test_two_drivers_make_it_once(
+        self, executor: Executor, open_executor: OpenExecutor, label: str, log: Path, tmp_path: Path
+    ) -> None:
+        """Another driver that shares the store waits for the one that works, and says for whom."""
+        gate, told = str(tmp_path / "step-"), list[Event]()
+        other = open_executor(replace(executor.artifacts, cache=tmp_path / "other"), OnStale.ASK)
+        node = count(Counting(label=label, to=2, log=str(log), gate=gate))
+        Path(f"{gate}1").touch()
+        with ThreadPoolExecutor(2) as pool:
+            first = pool.submit(run, node, executor=executor)
+            _wait_until(lambda: log.exists() and len(noted(log)) == 2)
+            second = pool.submit(run, node, executor=other, observe=told.append)
+            _wait_until(lambda: any(event.kind is Kind.WAITING for event in told))
+            Path(f"{gate}2").touch()
+            assert first.result() == second.result()
+        other.close()
+        assert [line.split()[1] for line in noted(log)] == ["1", "2"]
+        assert [event.kind for event in told] == [Kind.WAITING, Kind.HIT]
+        assert told[0].text.startswith("process "), told[0].text
 
     def test_manifest(self, executor: Executor, label: str) -> None:
         """It says of what, by which code, where, and at what cost the artifact was made."""

@@ -60,6 +60,10 @@ class Job:
     def result(self) -> Manifest:
         return self.running.result(60)[0]
 
+    def repeated(self) -> tuple[int, int]:
+        """How much of its progress was made again, and of how much, as its last event tells."""
+        return self.events[-1].repeated, self.events[-1].total
+
     def interruptions(self) -> int:
         return sum(event.kind is Kind.INTERRUPTED for event in self.events)
 
@@ -95,6 +99,27 @@ def test_between_two_checkpoints(
     assert [file.sha256 for file in manifest.files] == [file.sha256 for file in undisturbed.files]
     left = [*executor.artifacts.store.list(f"{folder_of(job.node)}/")]
     assert len(left) == 1 + len(manifest.files), f"{left} are not all in the manifest"
+
+
+def test_between_a_report_and_its_checkpoint(
+    executor: RayExecutor, tmp_path: Path, pool: ThreadPoolExecutor
+) -> None:
+    """What was reported and not kept is done again, reported once, and counted as repeated."""
+    hold, log = str(tmp_path / "hold-"), tmp_path / "log"
+    node = count(Counting(label=uuid4().hex, to=4, log=str(log), hold=hold))
+    job = Job(executor, node, log, pool)
+    for step in (1, 2):
+        Path(f"{hold}{step}").touch()
+    killed = job.process_of("3")
+    wait_until(lambda: any(e.kind is Kind.REPORT and e.done == 3 for e in job.events))
+    os.kill(killed, signal.SIGKILL)
+    for step in (3, 4):
+        Path(f"{hold}{step}").touch()
+    assert job.result().resumed_from == (2,)
+    assert [line.split()[1] for line in noted(log)] == ["1", "2", "3", "3", "4"]
+    told = [event.done for event in job.events if event.kind is Kind.REPORT]
+    assert told == [1, 2, 3, 4]
+    assert job.repeated() == (1, 4)
 
 
 def test_one_of_two_shards(executor: RayExecutor, tmp_path: Path, pool: ThreadPoolExecutor) -> None:

@@ -59,6 +59,7 @@ def table(shown: LiveView, width: int = 100) -> str:
         (event(Kind.BLOCKED, "x: [/]"), "blocked     recam_train 012345  x: [/]"),
         (event(Kind.CANCELLED, "no trial wants"), "cancelled   recam_train 012345  no trial wants"),
         (event(Kind.INTERRUPTED, "died"), "interrupted recam_train 012345  died"),
+        (event(Kind.WAITING, "process 7"), "waiting     recam_train 012345  process 7"),
     ],
 )
 def test_lines(told: Event, line: str) -> None:
@@ -178,3 +179,20 @@ def test_events_while_it_is_drawn() -> None:
     finally:
         over.set()
         telling.join()
+
+
+def test_what_deaths_have_cost() -> None:
+    """At the end, for each stage of which a worker died; nothing where none did."""
+    shown, printed = view()
+    with shown.shown():
+        shown(event(Kind.FINISHED))
+    assert "done again" not in printed()
+    with shown.shown():
+        for _ in range(2):
+            shown(event(Kind.INTERRUPTED, "died"))
+        shown(event(Kind.FINISHED, repeated=12, total=220))
+        shown(event(Kind.INTERRUPTED, "died", key="fedcba9876543210"))
+    table = [re.split(r"\s{2,}", line.strip()) for line in printed().splitlines()]
+    assert ["stage", "key", "deaths", "done again"] in table
+    assert ["recam_train", KEY[:8], "2", "12 of 220"] in table
+    assert ["recam_train", "fedcba98", "1", "not finished"] in table

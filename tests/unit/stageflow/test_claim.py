@@ -1,0 +1,114 @@
+"""Claims: one of several drivers has an artifact, until it gives it back or dies."""
+
+from __future__ import annotations
+
+import json
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from stageflow import claim
+from stageflow.claim import Claims, new_driver
+from stageflow.liveness import Watch, whereabouts
+from stageflow.store import FolderStore, NotFound
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> FolderStore:
+    return FolderStore(tmp_path / "store")
+
+
+@pytest.fixture
+def drivers(store: FolderStore) -> list[Claims]:
+    return [Claims(store, new_driver()) for _ in range(2)]
+
+
+def test_one_has_it_and_the_other_hears_who(drivers: list[Claims]) -> None:
+    one, two = drivers
+    with one.living(), two.living():
+        assert one.take("key") == ""
+        assert two.take("key") == f"process {whereabouts()['pid']} on {whereabouts()['host']}"
+        assert one.take("key") == "", "it is still its own"
+        assert two.take("another key") == ""
+
+
+def test_given_back_it_is_free(drivers: list[Claims]) -> None:
+    one, two = drivers
+    with one.living(), two.living():
+        one.take("key")
+        one.give_back("key")
+        assert two.take("key") == ""
+        assert one.take("key") != ""
+
+
+def test_a_driver_that_ended_holds_nothing(drivers: list[Claims]) -> None:
+    one, two = drivers
+    with one.living():
+        one.take("key")
+    with two.living():
+        assert two.take("key") == ""
+
+
+def test_one_that_fell_silent_loses_it_once(
+    store: FolderStore, drivers: list[Claims], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(claim, "BEAT_SECONDS", 1e9)
+    silent = Claims(store, new_driver())
+    with ExitStack() as stack:
+        for each in (silent, *drivers):
+            stack.enter_context(each.living())
+            each.watch = Watch(0.0)
+        silent.take("key")
+        for each in drivers:
+            assert each.take("key") != "", "it was seen for the first time just now"
+        drivers[0].take("key")
+        monkeypatch.setattr(drivers[1].watch, "lease_seconds", 1e9)
+        assert drivers[1].take("key") != "", "the other has taken it over"
+        assert drivers[0].take("key") == ""
+
+
+def test_a_killed_process_needs_no_waiting(store: FolderStore, drivers: list[Claims]) -> None:
+    dead = Claims(store, new_driver())
+    dead.take("key")
+    store.create(dead.me, json.dumps({**whereabouts(), "pid": 2**22 + 1, "beat": 3}).encode())
+    with drivers[0].living():
+        assert drivers[0].take("key") == ""
+        with pytest.raises(NotFound):
+            store.read(dead.me)
+
+
+def test_of_many_at_once_one_wins(store: FolderStore) -> None:
+    many = [Claims(store, new_driver()) for _ in range(8)]
+    ready = threading.Barrier(len(many))
+
+    def take(claims: Claims) -> bool:
+        ready.wait()
+        return claims.take("key") == ""
+
+    with ExitStack() as stack, ThreadPoolExecutor(len(many)) as pool:
+        for each in many:
+            stack.enter_context(each.living())
+        assert sum(pool.map(take, many)) == 1
+
+
+def test_the_beat_goes_on(drivers: list[Claims], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(claim, "BEAT_SECONDS", 0.01)
+    one, _ = drivers
+    with one.living():
+        first = one.store.read(one.me)
+        until = threading.Event()
+        while one.store.read(one.me) == first:
+            assert not until.wait(0.01)
+    with pytest.raises(NotFound):
+        one.store.read(one.me)
+
+
+def test_nothing_is_left(store: FolderStore, drivers: list[Claims]) -> None:
+    one, _ = drivers
+    with one.living():
+        one.take("key")
+        one.give_back("key")
+    assert list(store.list("")) == []
