@@ -34,7 +34,6 @@ import numpy as np
 import numpy.typing as npt
 
 from wsss.data.instances import Annotation, Instances, Photo, read_instances
-from wsss.data.roots import data_root
 from wsss.data.samples import VOID, Samples, read_image
 
 RULES = {
@@ -108,13 +107,15 @@ class CocoSamples(Samples):
 
 
 def open_coco(location: str, split: str) -> CocoSamples:
-    """The split `split` of the data set at `location`: its root, and by comma rules for masks.
+    """The split `split` of the data set at `location`: its folder, and by comma rules for masks.
 
     Raises ValueError for an unknown rule, for an absent folder, file or image, and for annotations
     that are not in COCO's form.
     """
     folder, rules = _rules(location)
-    root = data_root(folder)
+    root = Path(folder).expanduser()
+    if not root.is_dir():
+        raise ValueError(f"data root {root} does not exist")
     name = _full_name(root, split)
     found = read_instances(root / "annotations" / f"instances_{name}.json")
     _check_photos(root / name, found)

@@ -23,7 +23,6 @@ import numpy as np
 import numpy.typing as npt
 
 from wsss.data.content import digest_of
-from wsss.data.roots import data_root
 from wsss.data.samples import VOID, Samples, read_image, read_mask
 
 ENDINGS = (".jpg", ".jpeg", ".png")
@@ -64,12 +63,14 @@ class FolderSamples(Samples):
 
 
 def open_folder(location: str, split: str) -> FolderSamples:
-    """The split `split` of the data at `location`, a folder or a root in a store.
+    """The split `split` of the data in the folder `location`.
 
     Raises ValueError for an absent folder, table, list or image, for a name that the table cannot
     hold, and for labels that are missing or unknown.
     """
-    root = data_root(location)
+    root = Path(location).expanduser()
+    if not root.is_dir():
+        raise ValueError(f"data root {root} does not exist")
     files = _image_files(root / "images")
     rows = _rows(root / "image_labels.txt")
     classes = _classes(root / "classes.txt", rows)

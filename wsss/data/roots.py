@@ -1,46 +1,37 @@
-"""Where data lies: a folder, or a root in a store (`s3://bucket/prefix`) that each machine fetches.
+"""Data in a store: locations with `s3://bucket/prefix` for a folder, which each machine fetches.
 
-The one module beside the stages that knows the platform, and only once it meets such a root: data
-in folders needs nothing of it. Its content is named by a digest, `s3://bucket/prefix#digest`, so
-that all machines of a sweep read the same even when the root is filled anew meanwhile.
+The one module beside the stages that knows the platform, and only once it meets such a location:
+data in folders needs nothing of it. `s3://bucket/prefix#digest` names one content of a root, so
+that all machines of a sweep read the same even if another is pushed meanwhile.
 """
 
 from __future__ import annotations
 
+import re
 from functools import cache
 from pathlib import Path
 
+ROOT = re.compile(r"[A-Za-z][\w+.-]*://[^,]*")  # behind a comma begin the rules of a data set
 
-def local_folder(place: str) -> Path:
-    """The folder on this machine with what lies at `place`, which may be absent.
 
-    Raises the platform's StoreError, of one line, for a root in a store that cannot be fetched.
+def localised(location: str) -> str:
+    """The location with the local folder of a root in a store, fetched if this machine lacks it.
+
+    Raises the platform's StoreError, of one line, where that fails.
     """
-    return _fetched(place) if _is_remote(place) else Path(place).expanduser()
+    return ROOT.sub(lambda root: str(_fetched(root[0])), location)
 
 
-def data_root(place: str) -> Path:
-    """The same for a data set; raises ValueError where there is no such folder."""
-    folder = local_folder(place)
-    if not folder.is_dir():
-        raise ValueError(f"data root {folder} does not exist")
-    return folder
-
-
-def pinned(place: str) -> str:
-    """The same place for every machine: a folder in full, a root in a store with its digest."""
-    if not _is_remote(place):
-        return str(Path(place).expanduser().absolute())
-    return place if "#" in place else f"{place.rstrip('/')}#{_fetched(place).name}"
-
-
-def _is_remote(place: str) -> bool:
-    return "://" in place
+def pinned(location: str) -> str:
+    """The location with the digest of what a root in a store holds now."""
+    return ROOT.sub(
+        lambda root: root[0] if "#" in root[0] else f"{root[0]}#{_fetched(root[0]).name}", location
+    )
 
 
 @cache
-def _fetched(uri: str) -> Path:
-    """Once in each process, so that all splits are of one content."""
+def _fetched(root: str) -> Path:
+    """Once in each process, so that all splits are of the same content."""
     from stageflow.replica import replica
 
-    return replica(uri)
+    return replica(root)

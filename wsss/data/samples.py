@@ -18,6 +18,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from wsss.data.roots import localised
+
 VOID = 255
 """The mask value of pixels that count for nothing."""
 
@@ -82,14 +84,19 @@ class Part(Samples):
         return {**self.whole.identity(), **Samples.identity(self)}
 
 
-@cache
 def open_samples(location: str, split: str) -> Samples:
     """The split `split` of the data set at `location`; opened once in each process.
 
     Part of a split is written as a slice of its list: `train[:100]`, or `train[::4]` for every
-    fourth image. Raises ValueError for an unknown kind of data set, for a slice that is none or
-    empty, and for whatever the reader finds wrong.
+    fourth image. The data may lie in a store, see `wsss.data.roots`. Raises ValueError for an
+    unknown kind of data set, for a slice that is none or empty, and for whatever the reader finds
+    wrong.
     """
+    return _opened(localised(location), split)
+
+
+@cache
+def _opened(location: str, split: str) -> Samples:
     if split.endswith("]"):
         return _part(location, split)
     scheme, _, rest = location.partition(":")
@@ -119,7 +126,7 @@ def _part(location: str, split: str) -> Part:
     name, _, inside = split.removesuffix("]").partition("[")
     if not (bounds := re.fullmatch(r"(-?\d*):(-?\d*)(?::([1-9]\d*))?", inside)):
         raise ValueError(f"split {split!r} has no slice of images: write {name}[:100] or [::4]")
-    whole = open_samples(location, name)
+    whole = _opened(location, name)
     places = range(len(whole))[slice(*(int(text) if text else None for text in bounds.groups()))]
     if not places:
         raise ValueError(f"split {split!r} holds no image: {name} has {len(whole)}")

@@ -21,7 +21,6 @@ from xml.etree import ElementTree
 import numpy as np
 import numpy.typing as npt
 
-from wsss.data.roots import data_root
 from wsss.data.samples import Samples, read_image, read_mask
 
 CLASSES = (
@@ -55,14 +54,16 @@ class VocSamples(Samples):
 
 
 def open_voc(location: str, split: str) -> VocSamples:
-    """The split `split` of the data set at `location`, a folder or a root in a store.
+    """The split `split` of the data set in the folder `location`.
 
     A split whose name ends in `aug` is scored on SegmentationClassAug, any other on
     SegmentationClass. Nobody has labels of `test`: its images seem to show nothing, and only a
     segmentation network can be asked about them. Raises ValueError for an absent folder, list or
     image, and for labels that are missing or unknown.
     """
-    root = data_root(location)
+    root = Path(location).expanduser()
+    if not root.is_dir():
+        raise ValueError(f"data root {root} does not exist")
     if not (root / "JPEGImages").is_dir():
         raise ValueError(f"data root {root} has no JPEGImages: give the folder that holds it")
     ids = _listed_ids(root / "ImageSets" / "Segmentation", split)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stageflow.context import Context
 from stageflow.stage import Source
 from wsss.data import Samples, open_samples
-from wsss.data.roots import local_folder, pinned
+from wsss.data.roots import localised, pinned
 from wsss.data.saliency import SaliencyMaps
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ def images(location: str, split: str) -> Source:
     """The images of a split with their image-level labels; their masks are no part of the key."""
     identity = open_samples(location, split).identity()
     without_masks = {k: v for k, v in identity.items() if k not in ("masks", "mask_files")}
-    return Source("images", _place(location, split), without_masks)
+    return Source("images", f"{split}@{pinned(location)}", without_masks)
 
 
 def masks(location: str, split: str) -> Source:
@@ -29,16 +30,7 @@ def masks(location: str, split: str) -> Source:
         raise ValueError(
             f"{location}: an image of {split} has no mask, so it cannot score anything"
         )
-    return Source("masks", _place(location, split), samples.identity())
-
-
-def _place(location: str, split: str) -> str:
-    """Where workers find a split: of a root in a store, the content that it holds now."""
-    if "://" not in location:
-        return f"{split}@{location}"
-    kind, colon, rest = location.partition(":")
-    root, comma, rules = rest.partition(",")
-    return f"{split}@{kind}{colon}{pinned(root)}{comma}{rules}"
+    return Source("masks", f"{split}@{pinned(location)}", samples.identity())
 
 
 def saliency(folder: str, location: str, split: str) -> Source:
@@ -46,8 +38,9 @@ def saliency(folder: str, location: str, split: str) -> Source:
 
     Their content is the key, so all of them are read. Raises ValueError where one is absent.
     """
-    maps, ids = SaliencyMaps(local_folder(folder)), open_samples(location, split).ids
-    return Source("saliency", pinned(folder), {"content": maps.digest(ids)})
+    maps, ids = SaliencyMaps(Path(localised(folder))), open_samples(location, split).ids
+    place = pinned(folder) if "://" in folder else str(Path(folder).absolute())
+    return Source("saliency", place, {"content": maps.digest(ids)})
 
 
 def opened(source: Source) -> Samples:
@@ -63,7 +56,7 @@ def opened(source: Source) -> Samples:
 
 def opened_saliency(source: Source, ids: Iterable[str]) -> SaliencyMaps:
     """The maps behind a source. ValueError if they are not what was planned with."""
-    maps = SaliencyMaps(local_folder(source.location))
+    maps = SaliencyMaps(Path(localised(source.location)))
     if maps.digest(ids) != source.identity["content"]:
         raise ValueError(f"saliency maps in {source.location} are not what was planned with")
     return maps

@@ -355,9 +355,7 @@ def test_without_boto3(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("name", [HEAD, f"{OWN}/DIGEST.json"])
 @pytest.mark.parametrize("text", ["", "[1]", '{"a": 1}', '[["../x", 1, "2", "3"]]'])
-def test_a_broken_index_is_told(
-    data: Path, bucket: Path, root: str, name: str, text: str
-) -> None:
+def test_a_broken_index_is_told(data: Path, bucket: Path, root: str, name: str, text: str) -> None:
     digest = push(data, root).index.digest
     fill(bucket, {name.replace("DIGEST", digest): text})
     message = failure(root)
