@@ -4,15 +4,21 @@ BIN := $(VENV)/bin
 PYTHONS := python3.11 python3.12 python3
 ARGS :=
 
-.PHONY: help setup sweep test check lock clean
+.PHONY: help setup sweep stack stack-stop test check lock clean
 
 help:  ## show the targets
-	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
 
 setup: $(VENV)/ready  ## make the virtual environment
 
 sweep: setup  ## run the ReCAM threshold sweep on the built-in scenes (ARGS="--trials 20 ...")
 	$(BIN)/python sweeps/recam_threshold.py $(ARGS)
+
+stack: setup  ## start PostgreSQL, SeaweedFS, MLflow and a Ray cluster here (ARGS="--workers 2 ...")
+	$(BIN)/python -m infra.local.stack start $(ARGS)
+
+stack-stop: setup  ## end what `make stack` started; its data stays
+	$(BIN)/python -m infra.local.stack stop $(ARGS)
 
 test: check  ## run every check and every test (ARGS="tests/unit -k store")
 	$(BIN)/python -m pytest $(ARGS)

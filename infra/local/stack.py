@@ -18,11 +18,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import yaml
 
 from infra.local import mlflow_server, postgres, ray_cluster, seaweedfs
 from infra.local.layout import (
+    USER,
     Layout,
     Passwords,
     passwords,
@@ -140,7 +142,7 @@ class Stack:
         """What to do with it."""
         home = self.layout.home
         return (
-            f"\nMLflow         {self.layout.mlflow_url}  (user {mlflow_server.USER}, "
+            f"\nMLflow         {self.layout.mlflow_url}  (user {USER}, "
             f"password {self.keys.mlflow})\n"
             f"Ray dashboard  {self.layout.dashboard_url}  (token in {home}/ray-token)\n"
             f"logs           {home}/logs\n\n"
@@ -169,7 +171,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _act(action: str, home: Path, given: dict[str, int]) -> None:
+def _act(action: str, home: Path, given: dict[str, Any]) -> None:
     known = remembered(home)
     if action == "start":
         stack = open_stack(replace(known or Layout(home=home), **given))
