@@ -1,0 +1,312 @@
+"""infra/kubernetes: what the chart renders, under several values, is valid and closed."""
+
+import json
+import re
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parents[3]
+KUBERNETES = "1.37.0"
+Manifest = dict[str, Any]
+
+VALUES = {
+    "defaults": {},
+    "without GPUs": {"workers": {"gpu": None}},
+    "a job": {"job": {"enabled": True}},
+    "a job of its own": {
+        "job": {
+            "enabled": True,
+            "entrypoint": "sweeps/methods.py --data 'voc2012:s3://stageflow/voc2012'",
+            "workingDir": "s3://stageflow/code.zip",
+            "environment": {"STAGEFLOW_STORE": "s3://stageflow/other"},
+        }
+    },
+    "MLflow, keys, spot machines": {
+        "image": {"repository": "registry.example/stageflow", "tag": "1", "pullSecrets": ["pull"]},
+        "ray": {"tokenSecret": "token"},
+        "store": {"endpoint": "http://objects:8333", "secret": "keys"},
+        "mlflow": {"server": {"enabled": True}},
+        "environment": {"OMP_NUM_THREADS": "1"},
+        "serviceAccount": {"annotations": {"eks.amazonaws.com/role-arn": "arn:aws:iam::1:role/a"}},
+        "cache": {"emptyDir": None, "hostPath": {"path": "/mnt/disk", "type": "Directory"}},
+        "head": {
+            "nodeSelector": {"capacity": "on-demand"},
+            "tolerations": [{"operator": "Exists"}],
+        },
+        "workers": {"gpu": {"nodeSelector": {"capacity": "spot"}, "gpus": 4}},
+    },
+    "roles instead of Secrets": {
+        "studies": {"secret": ""},
+        "mlflow": {"secret": ""},
+        "networkPolicy": {"enabled": False},
+    },
+}
+
+
+@pytest.fixture(scope="session")
+def run(helm: Path, infra: Path) -> Callable[..., "subprocess.CompletedProcess[str]"]:
+    """Helm on the chart: run("lint", "--strict", values={...})."""
+
+    def command(verb: str, *more: str, values: object) -> "subprocess.CompletedProcess[str]":
+        name = ["sweeps"] if verb == "template" else []
+        line = [str(helm), verb, *name, str(infra / "kubernetes" / "stageflow"), "--values=-"]
+        given = json.dumps(values)
+        return subprocess.run([*line, *more], input=given, capture_output=True, text=True)
+
+    return command
+
+
+@pytest.fixture(scope="session")
+def rendered(
+    run: Callable[..., "subprocess.CompletedProcess[str]"],
+) -> dict[str, list[Manifest]]:
+    found = {}
+    for name, values in VALUES.items():
+        done = run("template", values=values)
+        assert done.returncode == 0, done.stderr
+        found[name] = [manifest for manifest in yaml.safe_load_all(done.stdout) if manifest]
+    return found
+
+
+def kinds(manifests: list[Manifest]) -> list[str]:
+    return sorted(manifest["kind"] for manifest in manifests)
+
+
+def of(manifests: list[Manifest], kind: str) -> Manifest:
+    [found] = [manifest for manifest in manifests if manifest["kind"] == kind]
+    return found
+
+
+def with_defaults(schema: Manifest, value: Any) -> Any:
+    """The value as the API server completes it: it fills in defaults, then asks for fields."""
+    if isinstance(value, dict):
+        fields = schema.get("properties", {})
+        missing = {
+            name: inner["default"]
+            for name, inner in fields.items()
+            if "default" in inner and name not in value
+        }
+        rest = schema.get("additionalProperties")
+        other = rest if isinstance(rest, dict) else {}
+        return {
+            name: with_defaults(fields.get(name, other), inner)
+            for name, inner in (missing | value).items()
+        }
+    if isinstance(value, list):
+        return [with_defaults(schema.get("items", {}), inner) for inner in value]
+    return value
+
+
+def errors(manifest: Manifest, kuberay: Callable[[str], Path]) -> list[str]:
+    """What the manifest's schema says against it. Raises for a kind that none knows."""
+    import kubernetes_validate
+
+    if manifest["apiVersion"] == "ray.io/v1":
+        schema = json.loads(kuberay(manifest["kind"]).read_text())
+        validator = jsonschema.Draft202012Validator(schema)
+        return [e.message for e in validator.iter_errors(with_defaults(schema, manifest))]
+    try:
+        kubernetes_validate.validate(manifest, KUBERNETES, strict=True)
+    except kubernetes_validate.ValidationError as error:
+        return [error.message]
+    return []
+
+
+def pods(manifests: list[Manifest]) -> Iterator[tuple[str, Manifest]]:
+    """Every pod that a manifest makes, with a name for it."""
+    for manifest in manifests:
+        spec = manifest.get("spec", {})
+        if manifest["kind"] == "RayCluster":
+            yield "head", spec["headGroupSpec"]["template"]["spec"]
+            for group in spec["workerGroupSpecs"]:
+                yield group["groupName"], group["template"]["spec"]
+        elif manifest["kind"] == "RayJob":
+            yield "submitter", spec["submitterPodTemplate"]["spec"]
+        elif manifest["kind"] == "Deployment":
+            yield manifest["metadata"]["name"], spec["template"]["spec"]
+
+
+def environment(pod: Manifest) -> dict[str, Any]:
+    [container] = pod["containers"]
+    names = [variable["name"] for variable in container["env"]]
+    assert len(names) == len(set(names))
+    return {v["name"]: v.get("value", v.get("valueFrom")) for v in container["env"]}
+
+
+@pytest.mark.parametrize("name", VALUES)
+def test_lint(run: Callable[..., "subprocess.CompletedProcess[str]"], name: str) -> None:
+    done = run("lint", "--strict", values=VALUES[name])
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("name", VALUES)
+def test_valid(
+    rendered: dict[str, list[Manifest]], kuberay: Callable[[str], Path], name: str
+) -> None:
+    assert "RayCluster" in kinds(rendered[name])
+    found = {manifest["kind"]: errors(manifest, kuberay) for manifest in rendered[name]}
+    assert {kind: told for kind, told in found.items() if told} == {}
+
+
+def test_kinds_by_values(rendered: dict[str, list[Manifest]]) -> None:
+    always = ["NetworkPolicy", "PodDisruptionBudget", "RayCluster", "ServiceAccount"]
+    assert kinds(rendered["defaults"]) == always
+    assert kinds(rendered["a job"]) == sorted([*always, "RayJob"])
+    assert "NetworkPolicy" not in kinds(rendered["roles instead of Secrets"])
+    assert {"Deployment", "Service", "ConfigMap"} < set(
+        kinds(rendered["MLflow, keys, spot machines"])
+    )
+    groups = of(rendered["without GPUs"], "RayCluster")["spec"]["workerGroupSpecs"]
+    assert [group["groupName"] for group in groups] == ["cpu"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "path", "value"),
+    [
+        ("RayCluster", ("spec", "headGroupSpec", "templat"), {}),
+        ("RayCluster", ("spec", "authOptions", "mode"), "tokens"),
+        ("RayJob", ("spec", "entrypoint"), 3),
+        ("NetworkPolicy", ("spec", "ingres"), []),
+        ("PodDisruptionBudget", ("spec", "minAvailable"), []),
+    ],
+)
+def test_faults_are_found(
+    rendered: dict[str, list[Manifest]],
+    kuberay: Callable[[str], Path],
+    kind: str,
+    path: tuple[str, ...],
+    value: object,
+) -> None:
+    broken = json.loads(json.dumps(of(rendered["a job"], kind)))
+    place = broken
+    for step in path[:-1]:
+        place = place[step]
+    place[path[-1]] = value
+    assert errors(broken, kuberay)
+
+
+def test_a_kind_that_nobody_checks_is_no_success(kuberay: Callable[[str], Path]) -> None:
+    import kubernetes_validate
+
+    unknown = {"apiVersion": "example.org/v1", "kind": "Unknown", "metadata": {"name": "a"}}
+    with pytest.raises(kubernetes_validate.SchemaNotFoundError):
+        errors(unknown, kuberay)
+
+
+@pytest.mark.parametrize(
+    ("values", "told"),
+    [
+        ({"jobs": {}}, "jobs"),
+        ({"image": {"tag": "latest"}}, "/image/tag"),
+        ({"workers": {"gpu": {"maxReplicas": 0}}}, "/workers/gpu"),
+        ({"studies": {"uri": "postgresql://me:password@host/optuna"}}, "/studies/uri"),
+        ({"mlflow": {"uri": "http://me:password@host"}}, "/mlflow/uri"),
+    ],
+)
+def test_wrong_values_are_refused(
+    run: Callable[..., "subprocess.CompletedProcess[str]"], values: object, told: str
+) -> None:
+    done = run("template", values=values)
+    assert done.returncode != 0
+    assert told in done.stderr
+
+
+def test_ray_is_the_locked_one(rendered: dict[str, list[Manifest]]) -> None:
+    [version] = re.findall(r"(?m)^ray==(.+)$", (ROOT / "requirements.lock").read_text())
+    assert of(rendered["defaults"], "RayCluster")["spec"]["rayVersion"] == version
+
+
+@pytest.mark.parametrize("name", VALUES)
+def test_pods_have_no_more_rights_than_they_need(
+    rendered: dict[str, list[Manifest]], name: str
+) -> None:
+    for pod_name, pod in pods(rendered[name]):
+        assert pod["securityContext"]["runAsNonRoot"] is True
+        assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+        # The autoscaler beside the head is the only one who talks to the API server.
+        assert pod["automountServiceAccountToken"] is (pod_name == "head")
+        for container in pod["containers"]:
+            assert container["securityContext"]["allowPrivilegeEscalation"] is False
+            assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
+            assert "memory" in container["resources"]["limits"]
+            assert re.search(r":[\w.]+$", container["image"])
+
+
+@pytest.mark.parametrize("name", VALUES)
+def test_secrets_come_by_reference(rendered: dict[str, list[Manifest]], name: str) -> None:
+    assert "Secret" not in kinds(rendered[name])
+    for _, pod in pods(rendered[name]):
+        for variable, value in environment(pod).items():
+            if re.search("PASSWORD|SECRET|TOKEN$|ACCESS_KEY", variable):
+                assert set(value) == {"secretKeyRef"}, variable
+    text = json.dumps(rendered[name])
+    assert not re.search(r"//[^/\s@:\"]+:[^/\s@\"]+@", text)
+
+
+def test_the_cluster_is_closed(rendered: dict[str, list[Manifest]]) -> None:
+    cluster = of(rendered["a job"], "RayCluster")
+    assert cluster["spec"]["authOptions"]["mode"] == "token"
+    assert cluster["spec"]["headGroupSpec"]["serviceType"] == "ClusterIP"
+    own = {"ray.io/cluster": cluster["metadata"]["name"]}
+    policy = of(rendered["a job"], "NetworkPolicy")["spec"]
+    assert policy["policyTypes"] == ["Ingress"]
+    assert policy["podSelector"]["matchLabels"] == own
+    inner, client, operator = policy["ingress"]
+    assert inner == {"from": [{"podSelector": {"matchLabels": own}}]}
+    [peer] = client["from"]
+    submitter = of(rendered["a job"], "RayJob")["spec"]["submitterPodTemplate"]
+    assert peer["podSelector"]["matchLabels"].items() <= submitter["metadata"]["labels"].items()
+    assert {port["port"] for port in operator["ports"]} == {8265}
+    assert all(rule["from"] for rule in policy["ingress"])
+
+
+def test_workers_may_be_taken_away(
+    rendered: dict[str, list[Manifest]], unknown_flags: Callable[[str], list[str]]
+) -> None:
+    spec = of(rendered["MLflow, keys, spot machines"], "RayCluster")["spec"]
+    assert spec["headGroupSpec"]["rayStartParams"]["num-cpus"] == "0"
+    assert spec["headGroupSpec"]["template"]["spec"]["nodeSelector"] == {"capacity": "on-demand"}
+    groups = {group["groupName"]: group for group in spec["workerGroupSpecs"]}
+    gpu = groups["gpu"]["template"]["spec"]
+    assert gpu["nodeSelector"] == {"capacity": "spot"}
+    assert gpu["containers"][0]["resources"]["limits"]["nvidia.com/gpu"] == 4
+    assert "nvidia.com/gpu" not in json.dumps(groups["cpu"]["template"]["spec"]["containers"])
+    for group in groups.values():
+        assert group["minReplicas"] == group["replicas"] == 0
+        pod = group["template"]["spec"]
+        hook = pod["containers"][0]["lifecycle"]["preStop"]["exec"]["command"]
+        assert unknown_flags(" ".join(hook)) == []
+        [left] = re.findall(r"--deadline-remaining-seconds=(\d+)", " ".join(hook))
+        drain = int(environment(pod)["RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S"])
+        assert int(left) == drain < pod["terminationGracePeriodSeconds"]
+        assert pod["volumes"] == [
+            {"name": "cache", "hostPath": {"path": "/mnt/disk", "type": "Directory"}}
+        ]
+
+
+def test_jobs_have_what_they_need(rendered: dict[str, list[Manifest]]) -> None:
+    for name in ("head", "gpu", "cpu"):
+        given = environment(dict(pods(rendered["MLflow, keys, spot machines"]))[name])
+        assert given["STAGEFLOW_STORE"] == "s3://stageflow/wsss"
+        assert given["MLFLOW_TRACKING_URI"] == "http://sweeps-mlflow:5000"
+        assert given["AWS_ENDPOINT_URL"] == "http://objects:8333"
+        assert given["OMP_NUM_THREADS"] == "1"
+        assert {"AWS_SECRET_ACCESS_KEY", "PGPASSWORD", "MLFLOW_TRACKING_PASSWORD"} <= given.keys()
+
+
+def test_another_command_is_another_job(rendered: dict[str, list[Manifest]]) -> None:
+    first, second = (of(rendered[name], "RayJob") for name in ("a job", "a job of its own"))
+    assert first["metadata"]["name"] != second["metadata"]["name"]
+    assert "runtimeEnvYAML" not in first["spec"]
+    assert yaml.safe_load(second["spec"]["runtimeEnvYAML"]) == {
+        "working_dir": "s3://stageflow/code.zip",
+        "env_vars": {"STAGEFLOW_STORE": "s3://stageflow/other"},
+    }
+    script = first["spec"]["entrypoint"].split()[0]
+    assert (ROOT / script).is_file()
