@@ -47,7 +47,14 @@ def service(layout: Layout, keys: Passwords) -> Service:
     return Service(
         name="seaweedfs",
         command=[
-            *(program(), "mini", f"-dir={folder}", f"-s3.config={known}", *FIXED),
+            *(
+                program(),
+                "-logtostderr=true",
+                "mini",
+                f"-dir={folder}",
+                f"-s3.config={known}",
+                *FIXED,
+            ),
             *(f"-{part}.localSocket={folder / part}.sock" for part in ("s3", "filer")),
             *(f"-{name}={port}" for name, port in ports.items()),
         ],

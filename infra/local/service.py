@@ -150,5 +150,5 @@ def clean_environment(**more: str) -> dict[str, str]:
 
 def _family(process: psutil.Process) -> list[psutil.Process]:
     with suppress(psutil.NoSuchProcess):
-        return process.children(recursive=True)
+        return [*process.children(recursive=True)]
     return []
