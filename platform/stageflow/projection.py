@@ -20,6 +20,18 @@ def describe(study: Study[Any], *, sweep: str, options: Mapping[str, Any], metri
     study.note("sweep", {"name": sweep, "options": dict(options), "metric": metric})
 
 
+def made(study: Study[Any], *, rows: Sequence[Row], products: Mapping[str, str]) -> None:
+    """Keep with the study what was made of it, unless more of the same is kept already.
+
+    Of drivers that make the same, one may have failed where another did not.
+    """
+    keys, notes = [row.key for row in rows], study.notes()
+    if not {*keys} < {*notes.get("rows", ())}:
+        study.note("rows", keys)
+    if not products.items() < notes.get("products", {}).items():
+        study.note("products", dict(products))
+
+
 def tracked(study: Study[Any], store: Store) -> Tracked:
     """Everything that MLflow shall show of the study, as it is now."""
     notes = study.notes()

@@ -18,7 +18,9 @@ def trial_headline(study: Study[Any], trials: int) -> str:
     """One line: how many trials are done and the best value so far."""
     best = study.best()
     so_far = "" if best is None else f", best {best.value:.4f} (trial {best.number})"
-    return f"{study.name}: {study.spent()} of {trials} trials{so_far}"
+    elsewhere = study.elsewhere()
+    others = f", {elsewhere} run by other drivers" if elsewhere else ""
+    return f"{study.name}: {study.spent()} of {trials} trials{so_far}{others}"
 
 
 def trial_table(trials: Sequence[Trial], *, maximise: bool) -> Table:

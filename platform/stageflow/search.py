@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
     from stageflow.study import Study
 
 Params = TypeVar("Params")
+
+WAIT_SECONDS = 1.0  # between two looks at what other drivers run
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,12 +40,16 @@ def search(
     *,
     trials: int,
     observe: Observer,
+    say: Callable[[str], None] = print,
 ) -> None:
     """Run trials until `trials` are spent. One at a time has no rival, so that none is pruned."""
     from stageflow.study import Broken, Completed
 
-    for _ in range(trials - study.spent()):
-        proposal = study.ask()
+    limit = study.limit(trials)
+    for _ in openings(study, limit, say):
+        proposal = study.ask_within(limit)
+        if proposal is None:  # another driver was faster
+            continue
         try:
             target = objective.pipeline(proposal.params)
         except Exception as error:  # these parameters make no pipeline; others may
@@ -52,6 +59,23 @@ def search(
         value, reason = worth(objective, target, outcome)
         made = f"{target.name}/{target.key}"
         study.tell(proposal.number, Broken(reason, made) if reason else Completed(value, made))
+
+
+def openings(study: Study[Any], limit: int, say: Callable[[str], None]) -> Iterator[None]:
+    """Yield as often as a trial may begin, until `limit` have ended, whoever runs them.
+
+    While other drivers run the last ones it waits, because one of them may die.
+    """
+    waits = False
+    while not study.is_spent(limit):
+        if study.room(limit) > 0:
+            waits = False
+            yield
+            continue
+        if not waits:
+            waits = True
+            say(f"waiting for {study.elsewhere()} trials of {' and '.join(study.others())}")
+        time.sleep(WAIT_SECONDS)
 
 
 def worth(objective: Objective[Any], target: Node, outcome: Outcome) -> tuple[float, str]:

@@ -8,7 +8,8 @@ imports torch.
 import math
 import os
 import tempfile
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import ray
@@ -19,7 +20,7 @@ from ray.tune.search import Searcher
 from stageflow.executor import Outcome, failure
 from stageflow.executor_ray import RayExecutor
 from stageflow.pool_ray import Handle, capacity
-from stageflow.search import Objective, Params, worth
+from stageflow.search import Objective, Params, openings, worth
 from stageflow.study import Broken, Completed, Pruned, Study
 
 RUNG = "rung"  # what ASHA compares; the last result has none, lest final values enter its rungs
@@ -27,9 +28,11 @@ TUNE_SETTINGS = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # the study and the manifests are the log
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C ends the sweep, not only the search
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
+    "TUNE_MAX_PENDING_TRIALS_PG": "1000",  # the searcher alone says how many run
     "RAY_AIR_NEW_OUTPUT": "0",
 }
 TRIAL_MEMORY = 300 * 2**20  # what a trial process asks for: it needs no CPU of its own
+REST_SECONDS = 1.0  # before the study and the size of the cluster are looked at again
 NEVER = 10**9  # reports after which ASHA would end a trial for having gone on long enough
 TRIAL_RETRIES = 2  # restarts of a trial whose process died; its stages are not repeated
 
@@ -41,20 +44,29 @@ def search(
     *,
     trials: int,
     concurrent: int,
+    say: Callable[[str], None] = print,
 ) -> None:
-    """Run trials until `trials` are spent."""
+    """Run trials until `trials` are spent, `concurrent` at once (0: as many as fit)."""
     os.environ.update(TUNE_SETTINGS)
-    trial = tune.with_parameters(TuneTrial, coordinator=executor.coordinator, objective=objective)
+    limit = study.limit(trials)
+    for _ in openings(study, limit, say):
+        _run_what_may_begin(
+            StudySearcher(study, executor.coordinator, limit, concurrent), objective
+        )
+
+
+def _run_what_may_begin(searcher: "StudySearcher", objective: Objective[Any]) -> None:
+    """Have Tune run trials until none of ours runs and none may begin."""
+    trial = tune.with_parameters(TuneTrial, coordinator=searcher.coordinator, objective=objective)
     with tempfile.TemporaryDirectory(prefix="tune-") as folder:
         tuner = tune.Tuner(
             tune.with_resources(trial, {"cpu": 0, "memory": TRIAL_MEMORY}),
             tune_config=tune.TuneConfig(
                 metric=RUNG,
                 mode="max" if objective.maximise else "min",
-                search_alg=StudySearcher(study, executor.coordinator),
+                search_alg=searcher,
                 scheduler=_scheduler(objective),
-                num_samples=trials - study.spent(),
-                max_concurrent_trials=concurrent or fitting(),
+                num_samples=-1,  # until the searcher has no more
                 reuse_actors=True,
             ),
             run_config=tune.RunConfig(
@@ -116,11 +128,18 @@ class TuneTrial(tune.Trainable):
 class StudySearcher(Searcher):
     """Tune's view of the study. Holds nothing that the study does not know, so saves nothing."""
 
-    def __init__(self, study: Study[Any], coordinator: Handle) -> None:
+    def __init__(self, study: Study[Any], coordinator: Handle, limit: int, concurrent: int) -> None:
         super().__init__(metric=RUNG, mode="max")
         self.study = study
         self.coordinator = coordinator
+        self.limit = limit
+        self.concurrent = concurrent
         self.numbers: dict[str, int] = {}
+        self.rest = 0.0  # until then, nothing new is to be expected
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Nothing: Tune writes down what it was given, and a study knows passwords."""
+        return {}
 
     def set_search_properties(
         self, metric: str | None, mode: str | None, config: dict[str, Any], **spec: Any
@@ -128,9 +147,22 @@ class StudySearcher(Searcher):
         """The study has its own direction and space."""
         return not config
 
-    def suggest(self, trial_id: str) -> dict[str, Any]:
-        """Ask the study."""
-        proposal = self.study.ask()
+    def suggest(  # type: ignore[override]  # whose annotation leaves FINISHED out
+        self, trial_id: str
+    ) -> dict[str, Any] | str | None:
+        """Ask the study. None: not now; Tune asks at every step, ten times a second.
+
+        The end of it once nothing of ours runs: whether trials of other drivers come back to us is
+        waited for without Tune, which does not expect to run nothing.
+        """
+        if time.monotonic() < self.rest:
+            return None
+        proposal = None
+        if len(self.numbers) < (self.concurrent or fitting()):
+            proposal = self.study.ask_within(self.limit)
+        if proposal is None:
+            self.rest = time.monotonic() + REST_SECONDS
+            return None if self.numbers else Searcher.FINISHED
         self.numbers[trial_id] = proposal.number
         return {"params": proposal.params, "demand": trial_id}
 
@@ -144,6 +176,7 @@ class StudySearcher(Searcher):
         """
         self.coordinator.release.remote(trial_id)
         number = self.numbers.pop(trial_id)
+        self.rest = 0.0
         if error or not result:
             self.study.tell(number, Broken(f"the trial's process died {TRIAL_RETRIES + 1} times"))
         elif not result.get("ended"):

@@ -126,8 +126,7 @@ class Session:
                     self._search(study, objective, artifacts)
                     wanted = self._wanted(replace(self.sweep.defaults, **self._best(study)))
                 made = self._make(wanted, artifacts)
-                study.note("rows", [row.key for row in made.rows])
-                study.note("products", made.places)
+                self._note(study, made)
                 self._finish(made)
 
     def _wanted(self, params: Any) -> Wanted:
@@ -184,15 +183,26 @@ class Session:
             space=functools.partial(self.sweep.space or _nothing, options=self.options),
             maximise=self.sweep.maximise,
         )
-        with study.claimed():
-            lost = study.reconcile()
-            if lost:
-                self.console.print(
-                    f"{lost} trials of a driver that died are tried again", style="yellow"
-                )
+        with study.joined():
+            self._tell_of_others(study)
             if self.sweep.space is not None:
                 study.enqueue(self.sweep.defaults)
             yield study
+
+    def _tell_of_others(self, study: Study[Any]) -> None:
+        lost = study.reconcile()
+        if lost:
+            self.console.print(
+                f"{lost} trials of a driver that died are tried again", style="yellow"
+            )
+        others = study.others()
+        if others:
+            self.console.print(
+                f"joining {' and '.join(others)}, at work on study {study.name} too; should one be "
+                "dead, its trials are tried again in a minute",
+                style="yellow",
+                soft_wrap=True,
+            )
 
     def _search(self, study: Study[Any], objective: Objective[Any], artifacts: Artifacts) -> None:
         spent = study.spent()
@@ -203,9 +213,10 @@ class Session:
             return
         executor = self._executor_for(artifacts)
         view = LiveView(self.console, headline=lambda: trial_headline(study, self.trials))
+        say = functools.partial(self.console.print, style="yellow", soft_wrap=True)
         if self.settings.executor == "local":
             with view.shown():
-                search(study, objective, executor, trials=self.trials, observe=view)
+                search(study, objective, executor, trials=self.trials, observe=view, say=say)
             return
         from stageflow import search_ray
         from stageflow.executor_ray import RayExecutor
@@ -213,7 +224,12 @@ class Session:
         assert isinstance(executor, RayExecutor)
         with view.shown(), executor.watching(view):
             search_ray.search(
-                study, objective, executor, trials=self.trials, concurrent=self.settings.concurrent
+                study,
+                objective,
+                executor,
+                trials=self.trials,
+                concurrent=self.settings.concurrent,
+                say=say,
             )
 
     def _executor_for(self, artifacts: Artifacts) -> Executor:
@@ -276,6 +292,11 @@ class Session:
             line = f"{product.name}: {product.command}{place}"
             self.console.print(line, markup=False, emoji=False, soft_wrap=True)
 
+    def _note(self, study: Study[Any], made: Made) -> None:
+        from stageflow import projection
+
+        projection.made(study, rows=made.rows, products=made.places)
+
     def _finish(self, made: Made) -> None:
         if made.failures:
             raise RunError(made.failures)
@@ -301,7 +322,9 @@ class Session:
         options = asdict(self.options)
         projection.describe(study, sweep=self.sweep.name, options=options, metric=self.sweep.metric)
         latest = functools.partial(projection.tracked, study, artifacts.store)
-        with Background(latest, artifacts, self.settings.tracking) as background:
+        with Background(
+            latest, artifacts, self.settings.tracking, is_mine=study.is_first
+        ) as background:
             yield
         self.console.print(background.verdict(), soft_wrap=True)
 

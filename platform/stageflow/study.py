@@ -1,43 +1,45 @@
 """The study: an Optuna study as the one record of what a sweep asked and what came out.
 
 Ray Tune, MLflow and the console are fed from it, never the other way round, so a killed driver
-loses nothing: the same command again claims the study, tells the trials that died with the old
-driver that they failed, asks for the same parameters again, and goes on.
+loses nothing: the same command again joins the study, tells the trials that died with the old
+driver that they failed, asks for the same parameters again, and goes on. Several drivers may work
+on one study at the same time: each marks its trials, and holds a lease by which the others see that
+it lives.
 
 States are told truthfully: COMPLETE has the final value, PRUNED was stopped on the way, FAIL has a
-reason, and a value that is not a number is a FAIL. (Optuna's heartbeats do not work with ask and
-tell, hence the lease.)
+reason, and a value that is not a number is a FAIL.
 """
 
 import contextlib
 import math
-import os
-import socket
+import random
+import sys
 import threading
 import time
 import uuid
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Generic, TypeVar
 
 import optuna
-from optuna.exceptions import StorageInternalError
+from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from stageflow.redact import safe
+from stageflow.study_lease import LEASE_SECONDS, Drivers, Silence
+from stageflow.study_storage import StudyError as StudyError
+from stageflow.study_storage import first_line, open_storage
 
-BEAT_SECONDS = 10.0
-LEASE_SECONDS = 60.0
-SETTLE_SECONDS = 0.3
 LOST = "the driver died"
+WITHDRAWN = "withdrawn before it began: another driver had it, or had the last one"
+UNCOUNTED = (LOST, WITHDRAWN)
+DRIVER = "driver"  # of a trial: the id of the driver that asked for it
+REQUEST = "request"  # of a queued trial: what is queued once only, though several drivers queue it
+BACK_OFF_SECONDS = 0.5  # at most, before two drivers reach for the last trial again
 
 Params = TypeVar("Params")
-
-
-class StudyError(RuntimeError):
-    """The study cannot be used now; the message says why and what to do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,47 +108,65 @@ class Study(Generic[Params]):
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self.name = name
         self.space = space
+        self.id = uuid.uuid4().hex[:8]
         self._direction = StudyDirection.MAXIMIZE if maximise else StudyDirection.MINIMIZE
-        self._taken = False
         try:
             self._study = optuna.create_study(
                 study_name=name,
-                storage=_storage(url),
+                storage=open_storage(url),
                 direction=self._direction,
                 load_if_exists=True,
             )
+        except StudyError:
+            raise
         except Exception as error:
-            raise StudyError(safe(f"no study storage at {url}: {_first_line(error)}")) from error
+            raise StudyError(safe(f"no study storage at {url}: {first_line(error)}")) from error
         # With the same seed, a sampler would propose an existing study's first parameters again.
-        self._study.sampler = _sampler(seed + len(self._study.get_trials(deepcopy=False)))
+        self._study.sampler = _sampler(seed + len(self._all()))
+        self._drivers = Drivers(self, self.id)
+        self._unmarked = Silence()
+        self._asking = threading.RLock()
 
     def ask(self) -> Proposal[Params]:
+        """The next parameters, however many were tried: queued ones first."""
+        while True:
+            proposal = self.ask_within(sys.maxsize)
+            if proposal is not None:
+                return proposal
+
+    def ask_within(self, limit: int) -> Proposal[Params] | None:
         """The next parameters: queued ones first, else what the sampler proposes.
 
-        Raises StudyError once another driver has taken the study over.
+        None if, by now, `limit` trials have ended or run, or if another driver was faster. Two
+        that reach for the last trial at once each see the other's, or one of them does: who sees
+        too many withdraws, so that there never are.
         """
-        if self._taken:
-            raise StudyError(f"another driver has taken over {self.name}: this one was silent")
-        trial = self._study.ask()
+        self._drivers.show()
+        with self._asking:
+            if self.room(limit) <= 0:
+                return None
+            trial = self._study.ask()
+            if self._is_twin(trial.number):
+                self._withdraw(trial)
+                return None
+            if self.room(limit) < 0:
+                self._queue(_asked(self._all()[trial.number]), trial.user_attrs.get(REQUEST))
+                self._withdraw(trial)
+                time.sleep(random.uniform(0, BACK_OFF_SECONDS))
+                return None
+            trial.set_user_attr(DRIVER, self.id)
         return Proposal(trial.number, self.space(trial))
 
     def tell(self, number: int, result: Completed | Pruned | Broken) -> None:
-        """Close a trial. A completed value that is no number counts as failed."""
-        frozen = self._study.get_trials(deepcopy=False)[number]
-        trial = optuna.Trial(self._study, frozen._trial_id)
+        """Close a trial. A completed value that is no number counts as failed.
+
+        Others have closed it already if they took this driver for dead: then that stands.
+        """
+        trial = optuna.Trial(self._study, self._all()[number]._trial_id)
         if isinstance(result, Completed) and not math.isfinite(result.value):
             result = Broken(f"the objective is {result.value}", result.target)
-        if result.target:
-            trial.set_user_attr("target", result.target)
-        if isinstance(result, Completed):
-            self._study.tell(trial, result.value)
-        elif isinstance(result, Pruned):
-            if math.isfinite(result.value):
-                trial.report(result.value, result.step)
-            self._study.tell(trial, state=TrialState.PRUNED)
-        else:
-            trial.set_user_attr("reason", result.reason)
-            self._study.tell(trial, state=TrialState.FAIL)
+        with contextlib.suppress(UpdateFinishedTrialError):
+            self._close(trial, result)
 
     def enqueue(self, params: Params) -> None:
         """Have `params` (a dataclass whose fields are named as in the space) tried first.
@@ -154,31 +174,23 @@ class Study(Generic[Params]):
         Once, or again if all that came of it was a failure.
         """
         wanted = asdict(params)  # type: ignore[call-overload]
-        if not any(
-            trial.state is not TrialState.FAIL and _asked(trial) == wanted
-            for trial in self._study.get_trials(deepcopy=False)
-        ):
-            self._study.enqueue_trial(wanted)
+        same = [trial for trial in self._all() if _asked(trial) == wanted]
+        if all(trial.state is TrialState.FAIL for trial in same):
+            self._queue(wanted, {"params": wanted, "failures": len(same)})
 
     def reconcile(self) -> int:
-        """Fail the trials that an earlier driver left running, and queue their parameters again.
+        """Fail the trials that dead drivers left running, and queue their parameters again.
 
-        Returns how many. In this order, so that nothing is lost if this driver dies in between.
+        Returns how many.
         """
-        lost = [t for t in self._study.get_trials(deepcopy=False) if t.state is TrialState.RUNNING]
-        for trial in lost:
-            params = _asked(trial)
-            if params:
-                self._study.enqueue_trial(params)
-            self.tell(trial.number, Broken(LOST))
-        return len(lost)
+        return self._recover(leaving=False)
 
     def trials(self) -> list[Trial]:
         """All trials that were started, oldest first."""
         return [
             _record(trial)
-            for trial in self._study.get_trials(deepcopy=False)
-            if trial.state is not TrialState.WAITING
+            for trial in self._all()
+            if not (trial.state is TrialState.WAITING or _is_withdrawn(trial))
         ]
 
     def spent(self) -> int:
@@ -187,8 +199,25 @@ class Study(Generic[Params]):
         None does as long as all have failed: then something is wrong that is no trial's fault (a
         file, the store), and once it is mended the same command shall try again.
         """
-        ended = [t for t in self.trials() if t.state != "RUNNING" and t.reason != LOST]
+        ended = [t for t in self.trials() if t.state != "RUNNING" and t.reason not in UNCOUNTED]
         return len(ended) if any(t.state != "FAIL" for t in ended) else 0
+
+    def limit(self, trials: int) -> int:
+        """How many trials may end in all, for `trials` to count: of these none does yet."""
+        return trials - self.spent() + self._ended()
+
+    def room(self, limit: int) -> int:
+        """How many more trials may begin, for `limit` to end."""
+        trials = self._all()  # once: none may end in between
+        return limit - sum(_has_ended(t) or t.state is TrialState.RUNNING for t in trials)
+
+    def is_spent(self, limit: int) -> bool:
+        """Whether so many have ended."""
+        return self._ended() >= limit
+
+    def elsewhere(self) -> int:
+        """How many trials other drivers run."""
+        return sum(trial.user_attrs.get(DRIVER) != self.id for trial in self._running())
 
     def best(self) -> Trial | None:
         """The completed trial with the best value, the earliest of equals."""
@@ -205,10 +234,10 @@ class Study(Generic[Params]):
         return self._study.user_attrs
 
     @contextlib.contextmanager
-    def claimed(self) -> Iterator[None]:
-        """Hold the study as its one driver.
+    def joined(self) -> Iterator[None]:
+        """Drive the study while the block runs, alone or beside others.
 
-        Raises StudyError where a living driver has it, or it was made for the other direction.
+        Raises StudyError where it was made for the other direction.
         """
         direction = self._study.direction
         if direction is not self._direction:
@@ -216,71 +245,110 @@ class Study(Generic[Params]):
             raise StudyError(
                 f"study {self.name} is there to {found}: give this one another --study"
             )
-        mine = {"id": uuid.uuid4().hex, "host": socket.gethostname(), "pid": os.getpid()}
-        self._refuse_living_driver()
-        self.note("driver", {**mine, "beat": time.time()})
-        time.sleep(SETTLE_SECONDS)  # of two that start at once, the later overwrites the other
-        if self._holder().get("id") != mine["id"]:
-            self._refuse_living_driver()
-        stop = threading.Event()
-        beating = threading.Thread(target=self._beat, args=(mine, stop), daemon=True)
-        beating.start()
+        self._drivers.enter()
         try:
-            yield
+            if self.others():  # who start at once would propose the same
+                self._study.sampler = _sampler(int(self.id, 16))
+            with self._drivers.beating(self.reconcile):
+                yield
         finally:
-            stop.set()
-            beating.join()
-            if self._holder().get("id") == mine["id"]:
-                self.reconcile()  # what an orderly stop leaves open
-                self.note("driver", None)
+            # Where the storage is away, others find out by the silence.
+            with contextlib.suppress(StorageInternalError, StudyError, OSError):
+                self._recover(leaving=True)
+                self._drivers.leave()
 
-    def _beat(self, mine: Mapping[str, Any], stop: threading.Event) -> None:
-        while not stop.wait(BEAT_SECONDS):
-            # A storage that is too busy to answer now may do so at the next beat.
-            with contextlib.suppress(StorageInternalError, OSError):
-                if self._holder().get("id") != mine["id"]:  # we slept, and seemed to be dead
-                    self._taken = True
-                    return
-                self.note("driver", {**mine, "beat": time.time()})
+    def others(self) -> list[str]:
+        """The other drivers that live, or may, as one would call them."""
+        return self._drivers.others()
 
-    def _holder(self) -> Mapping[str, Any]:
-        return self.notes().get("driver") or {}
+    def is_first(self) -> bool:
+        """Whether this is the one driver that does what one shall do for all."""
+        return self._drivers.is_first()
 
-    def _refuse_living_driver(self) -> None:
-        holder = self._holder()
-        if not holder:
-            return
-        age = time.time() - holder["beat"]
-        dead_here = holder["host"] == socket.gethostname() and not _is_alive(holder["pid"])
-        if age < LEASE_SECONDS and not dead_here:
-            raise StudyError(
-                f"sweep {self.name} is being driven by process {holder['pid']} on "
-                f"{holder['host']} (last sign of life {age:.0f} s ago): wait for it, stop it, or "
-                "give this one another --study"
+    def _all(self) -> Sequence[FrozenTrial]:
+        return self._study.get_trials(deepcopy=False)
+
+    def _running(self) -> list[FrozenTrial]:
+        return [trial for trial in self._all() if trial.state is TrialState.RUNNING]
+
+    def _ended(self) -> int:
+        return sum(map(_has_ended, self._all()))
+
+    def _close(self, trial: optuna.Trial, result: Completed | Pruned | Broken) -> None:
+        if result.target:
+            trial.set_user_attr("target", result.target)
+        if isinstance(result, Completed):
+            self._study.tell(trial, result.value, skip_if_finished=True)
+        elif isinstance(result, Pruned):
+            if math.isfinite(result.value):
+                trial.report(result.value, result.step)
+            self._study.tell(trial, state=TrialState.PRUNED, skip_if_finished=True)
+        else:
+            trial.set_user_attr("reason", result.reason)
+            self._study.tell(trial, state=TrialState.FAIL, skip_if_finished=True)
+
+    def _queue(self, params: Mapping[str, Any], request: Any) -> None:
+        """Queue parameters; of several trials with the same request, one runs."""
+        marks = None if request is None else {REQUEST: request}
+        if params:
+            self._study.enqueue_trial(dict(params), user_attrs=marks)
+
+    def _is_twin(self, number: int) -> bool:
+        """Whether another driver has queued the same, a little earlier."""
+        *earlier, trial = self._all()[: number + 1]
+        request = trial.user_attrs.get(REQUEST)
+        return request is not None and any(
+            other.user_attrs.get(REQUEST) == request and _reason(other) != WITHDRAWN
+            for other in earlier
+        )
+
+    def _withdraw(self, trial: optuna.Trial) -> None:
+        self._close(trial, Broken(WITHDRAWN))
+
+    def _recover(self, *, leaving: bool) -> int:
+        """Have the trials of dead drivers (when leaving, of this one) tried again.
+
+        They are queued first and failed then, so that nothing is lost if this driver dies in
+        between; a second time does not queue them twice.
+        """
+        with self._asking:
+            running = self._running()  # before the leases: who asks has got one by then
+            living, dead = self._drivers.look()
+            lost = self._lost(running, {*living} - {self.id}, leaving)
+            queued = [trial.user_attrs.get(REQUEST) for trial in self._all()]
+            for trial in lost:
+                request = {"again": trial.number}
+                if request not in queued:
+                    self._queue(_asked(trial), request)
+                self.tell(trial.number, Broken(LOST))
+            for driver in dead:
+                self._drivers.bury(driver)
+        return len(lost)
+
+    def _lost(
+        self, running: Sequence[FrozenTrial], others: set[str], leaving: bool
+    ) -> list[FrozenTrial]:
+        """Those whose driver lives no more.
+
+        One without a mark may have begun this very moment, unless no other driver is there.
+        """
+        unmarked = {str(t.number): 0 for t in running if DRIVER not in t.user_attrs}
+        silence = self._unmarked.look(unmarked)
+        living = others if leaving else others | {self.id}
+        return [
+            trial
+            for trial in running
+            if (
+                trial.user_attrs[DRIVER] not in living
+                if DRIVER in trial.user_attrs
+                else not others or silence[str(trial.number)] > LEASE_SECONDS
             )
-
-
-def _is_alive(process: int) -> bool:
-    try:
-        os.kill(process, 0)  # sends nothing
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
+        ]
 
 
 def study_names(url: str) -> list[str]:
     """Names of all studies in a storage."""
-    return optuna.get_all_study_names(_storage(url))
-
-
-def _storage(url: str) -> optuna.storages.BaseStorage:
-    if "://" in url:
-        return optuna.storages.RDBStorage(url)
-    from optuna.storages.journal import JournalFileBackend, JournalStorage
-
-    return JournalStorage(JournalFileBackend(url))
+    return optuna.get_all_study_names(open_storage(url))
 
 
 def _sampler(seed: int) -> optuna.samplers.BaseSampler:
@@ -302,11 +370,23 @@ def _record(trial: FrozenTrial) -> Trial:
         params=trial.params,
         value=trial.value if trial.state is TrialState.COMPLETE else None,
         target=trial.user_attrs.get("target", ""),
-        reason=trial.user_attrs.get("reason", ""),
+        reason=_reason(trial),
         started=trial.datetime_start.timestamp() if trial.datetime_start else None,
         finished=trial.datetime_complete.timestamp() if trial.datetime_complete else None,
     )
 
 
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+def _reason(trial: FrozenTrial) -> str:
+    """Why a trial failed; others may have begun to say so before it ended otherwise."""
+    return trial.user_attrs.get("reason", "") if trial.state is TrialState.FAIL else ""
+
+
+def _has_ended(trial: FrozenTrial) -> bool:
+    return trial.state.is_finished() and _reason(trial) not in UNCOUNTED
+
+
+def _is_withdrawn(trial: FrozenTrial) -> bool:
+    """Whether it never began; one without a driver is about to begin, or to be withdrawn."""
+    if trial.state is TrialState.RUNNING:
+        return DRIVER not in trial.user_attrs
+    return _reason(trial) == WITHDRAWN

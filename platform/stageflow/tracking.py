@@ -68,6 +68,7 @@ class Tracker:
         self.uri = uri
         self._experiment: Experiment | None = None
         self._shown: dict[str, Trial | Row] = {}
+        self._parent = ""
 
     def project(self, tracked: Tracked, artifacts: Artifacts) -> Links:
         """Bring the server to what is tracked. Raises what MLflow or the store raise."""
@@ -82,6 +83,9 @@ class Tracker:
         experiment = self._experiment = self._experiment or _open(self.uri, tracked.experiment)
         lineages = Lineages(artifacts)
         parent = experiment.write(study_run(tracked), artifacts)
+        if parent != self._parent:  # somebody deleted it: all the others shall go under a new one
+            self._parent = parent
+            self._shown.clear()
         for trial in tracked.trials:
             if self._is_news(f"trial {trial.number}", trial):
                 experiment.write(trial_run(tracked, trial, lineages).under(parent), artifacts)
@@ -108,6 +112,7 @@ class Background:
 
     Attributes:
         latest: what to show now; called in the thread.
+        is_mine: whether to write now; at the end everybody does. Called in the thread.
         say: told once, in one line, while the block runs, when MLflow cannot be written.
         problem: that line as it was last time; empty if all went well.
         links: where the study is, once it is there.
@@ -116,6 +121,7 @@ class Background:
     latest: Callable[[], Tracked]
     artifacts: Artifacts
     uri: str
+    is_mine: Callable[[], bool] = lambda: True
     period: float = PERIOD_SECONDS
     patience: float = LAST_SECONDS
     say: Callable[[str], None] = lambda line: print(line, file=sys.stderr)
@@ -157,8 +163,9 @@ class Background:
         while not over:
             over = self._over.is_set()  # asked first, so that the last round sees the last change
             try:
-                self.links = tracker.project(self.latest(), self.artifacts)
-                self.problem = ""
+                if over or self.is_mine():
+                    self.links = tracker.project(self.latest(), self.artifacts)
+                    self.problem = ""
             except Exception as error:  # a sweep goes on: MLflow holds nothing of its own
                 self._complain(root_cause(error))
             if not over:

@@ -62,7 +62,7 @@ def pipeline(params, folder):
 if __name__ == "__main__":
     artifacts = Artifacts(FolderStore(FOLDER / "store"), FOLDER / "cache")
     study = Study("sweep", sys.argv[2], space=space)
-    with study.claimed():
+    with study.joined():
         lost = study.reconcile()
         for x in (3, 1, 4, 2):
             study._study.enqueue_trial({"x": x}, skip_if_exists=True)

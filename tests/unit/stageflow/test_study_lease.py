@@ -1,4 +1,4 @@
-"""One living driver for a study, and none for ever."""
+"""Who drives a study: leases judged without comparing clocks, and dead processes seen at once."""
 
 from __future__ import annotations
 
@@ -6,33 +6,60 @@ import os
 import socket
 import subprocess
 import sys
-import threading
 import time
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
-import optuna
 import pytest
 
-from stageflow import study as module
-from stageflow.study import LEASE_SECONDS, Study, StudyError
+from stageflow import study_lease as module
+from stageflow.study_lease import BEAT_SECONDS, LEASE_SECONDS, Drivers, Silence
+
+
+class Clock:
+    """A monotonic clock that goes on when it is told to."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def monotonic(self) -> float:
+        return self.now
 
 
 @pytest.fixture
-def url(tmp_path: Path) -> str:
-    return str(tmp_path / "studies.journal")
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(module.time, "monotonic", clock.monotonic)
+    return clock
 
 
-def opened(url: str, name: str = "sweep") -> Study[float]:
-    def space(trial: optuna.Trial) -> float:
-        return trial.suggest_float("x", 0, 1)
+class Notes:
+    """Notes that all drivers of a test see."""
 
-    return Study(name, url, space=space)
+    def __init__(self) -> None:
+        self.kept: dict[str, Any] = {}
+
+    def note(self, name: str, value: Any) -> None:
+        self.kept[name] = None if value is None else dict(value)
+
+    def notes(self) -> Mapping[str, Any]:
+        return dict(self.kept)
 
 
-def driver(url: str, **changes: object) -> None:
-    """Let the study be held by a driver with these marks."""
-    held = {"id": "other", "host": socket.gethostname(), "pid": os.getpid(), "beat": time.time()}
-    opened(url).note("driver", {**held, **changes})
+@pytest.fixture
+def notes() -> Notes:
+    return Notes()
+
+
+def entered(notes: Notes, name: str) -> Drivers:
+    drivers = Drivers(notes, name)
+    drivers.enter()
+    return drivers
+
+
+def change(notes: Notes, driver: str, **changes: object) -> None:
+    notes.kept[f"driver/{driver}"].update(changes)
 
 
 def ended() -> int:
@@ -42,90 +69,163 @@ def ended() -> int:
     return process.pid
 
 
-class TestLease:
-    def test_one_driver(self, url: str) -> None:
-        """The second is refused in one line that says who and what to do, and changes nothing."""
-        with opened(url).claimed():
-            held = opened(url).notes()["driver"]
-            expected = (
-                f"^sweep sweep is being driven by process {os.getpid()} on {socket.gethostname()} "
-                r"\(last sign of life \d+ s ago\): wait for it, stop it, or .* another --study$"
-            )
-            with pytest.raises(StudyError, match=expected), opened(url).claimed():
-                pytest.fail("two drivers")
-            assert opened(url).notes()["driver"] == held
-        with opened(url).claimed():
-            pass
+def look_for(seconds: float, drivers: Drivers, clock: Clock) -> list[str]:
+    """Whom it holds for dead after it has looked as often as a driver does."""
+    until = clock.now + seconds
+    dead = drivers.look()[1]
+    while clock.now < until:
+        clock.now += BEAT_SECONDS
+        dead = drivers.look()[1]
+    return dead
 
-    def test_is_given_back_after_an_error(self, url: str) -> None:
-        with pytest.raises(KeyError), opened(url).claimed():
-            raise KeyError
-        with opened(url).claimed():
-            pass
 
-    def test_another_study_of_the_storage(self, url: str) -> None:
-        with opened(url, "one").claimed(), opened(url, "two").claimed():
-            pass
+class TestSilence:
+    def test_stands_still(self, clock: Clock) -> None:
+        silence = Silence()
+        told = []
+        for value in (1, 1, 1, 2, 2):
+            told.append(silence.look({"a": value})["a"])
+            clock.now += 4
+        assert told == [0, 4, 8, 0, 4]
 
-    def test_dead_process(self, url: str) -> None:
+    def test_while_nobody_looks_no_time_runs(self, clock: Clock) -> None:
+        """A watcher that slept has not seen anybody be silent."""
+        silence = Silence()
+        silence.look({"a": 1})
+        clock.now += 100_000
+        assert silence.look({"a": 1}) == {"a": BEAT_SECONDS}
+
+    def test_who_is_gone_begins_anew(self, clock: Clock) -> None:
+        silence = Silence()
+        silence.look({"a": 1})
+        clock.now += 5
+        assert silence.look({}) == {}
+        assert silence.look({"a": 1}) == {"a": 0}
+
+
+class TestDrivers:
+    def test_come_and_go(self, notes: Notes) -> None:
+        one = entered(notes, "one")
+        assert one.look() == (["one"], [])
+        assert one.others() == []
+        two = entered(notes, "a second")
+        assert one.look() == two.look() == (["one", "a second"], [])
+        assert one.others() == [f"process {os.getpid()} on {socket.gethostname()}"]
+        assert (one.is_first(), two.is_first()) == (True, False)
+        one.leave()
+        assert two.look() == (["a second"], [])
+        assert two.is_first()
+
+    def test_at_once(self, notes: Notes) -> None:
+        """Two that saw nobody else agree who is first."""
+        one, two = entered(notes, "one"), Drivers(Notes(), "two")
+        two.enter()
+        notes.note("driver/two", two._study.notes()["driver/two"])
+        two._study = notes
+        assert (one.is_first(), two.is_first()) == (True, False)
+
+    def test_dead_process(self, notes: Notes) -> None:
         """Nobody has to wait for a driver that is known to be dead."""
-        driver(url, pid=ended())
-        with opened(url).claimed():
-            assert opened(url).notes()["driver"]["pid"] == os.getpid()
+        entered(notes, "dead")
+        change(notes, "dead", pid=ended())
+        assert entered(notes, "me").look() == (["me"], ["dead"])
 
-    def test_silent_for_long(self, url: str) -> None:
-        """On another machine, only time tells."""
-        driver(url, host="elsewhere", pid=1, beat=time.time() - LEASE_SECONDS - 1)
-        with opened(url).claimed():
-            pass
+    def test_another_process_has_its_number(self, notes: Notes) -> None:
+        entered(notes, "dead")
+        change(notes, "dead", started="7")
+        assert entered(notes, "me").look()[1] == ["dead"]
 
-    def test_silent_for_a_moment(self, url: str) -> None:
-        driver(url, host="elsewhere", pid=ended(), beat=time.time() - LEASE_SECONDS + 10)
-        with (
-            pytest.raises(StudyError, match=r"on elsewhere \(last sign of life 50 s ago"),
-            opened(url).claimed(),
-        ):
-            pytest.fail("two drivers")
+    def test_a_zombie_is_dead(self, notes: Notes) -> None:
+        entered(notes, "dead")
+        with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
+            change(notes, "dead", pid=process.pid, started=module._started(process.pid))
+            me = entered(notes, "me")
+            assert me.look()[1] == []
+            process.kill()
+            os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+            assert me.look()[1] == ["dead"]
 
-    def test_at_once(self, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Of four that start together, one goes on."""
-        monkeypatch.setattr(module, "SETTLE_SECONDS", 1.0)  # this machine may be slow
-        opened(url)
-        ready, over = threading.Barrier(4), threading.Barrier(4)
-        held: list[str] = []
+    def test_of_another_place_a_process_says_nothing(self, notes: Notes) -> None:
+        """Two containers of one host name number their processes each for itself."""
+        entered(notes, "other")
+        change(notes, "other", pid=ended(), place=f"{socket.gethostname()} boot pid:[1]")
+        assert entered(notes, "me").look() == (["other", "me"], [])
 
-        def drive() -> None:
-            study = opened(url)
-            ready.wait()
-            try:
-                with study.claimed():
-                    held.append(study.notes()["driver"]["id"])
-                    over.wait()
-            except StudyError:
-                over.wait()
+    def test_silent_for_long(self, notes: Notes, clock: Clock) -> None:
+        entered(notes, "other")
+        change(notes, "other", place="elsewhere")
+        me = entered(notes, "me")
+        assert look_for(LEASE_SECONDS, me, clock) == []
+        assert look_for(BEAT_SECONDS, me, clock) == ["other"]
 
-        threads = [threading.Thread(target=drive) for _ in range(4)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join(30)
-        assert len(held) == 1
+    def test_signs_of_life_count_and_no_clock(self, notes: Notes, clock: Clock) -> None:
+        """Whatever the clock of the other says, who changes its beat lives."""
+        entered(notes, "other")
+        change(notes, "other", place="elsewhere")
+        me = entered(notes, "me")
+        for beat in range(10):
+            change(notes, "other", beat=beat)
+            assert look_for(LEASE_SECONDS - BEAT_SECONDS, me, clock) == []
 
-    def test_signs_of_life(self, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(module, "BEAT_SECONDS", 0.05)
-        study = opened(url)
-        with study.claimed():
-            first = opened(url).notes()["driver"]["beat"]
-            time.sleep(0.5)
-            assert opened(url).notes()["driver"]["beat"] > first
+    def test_one_that_only_slept_is_back(self, notes: Notes, clock: Clock) -> None:
+        """It gives a sign of life before it asks for anything."""
+        slept = entered(notes, "slept")
+        me = entered(notes, "me")
+        me.bury("slept")
+        assert me.look() == (["me"], [])
+        slept.show()
+        assert me.look() == (["me"], [])  # it has beaten a moment ago
+        clock.now += 3 * BEAT_SECONDS
+        slept.show()
+        assert me.look() == (["slept", "me"], [])
 
-    def test_taken_over(self, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-        """A driver that slept too long stops asking, and does not end the other's lease."""
-        monkeypatch.setattr(module, "BEAT_SECONDS", 0.05)
-        study = opened(url)
-        with study.claimed():
-            driver(url, id="the other")
-            time.sleep(0.5)
-            with pytest.raises(StudyError, match=r"^another driver has taken over sweep: this one"):
-                study.ask()
-        assert opened(url).notes()["driver"]["id"] == "the other"
+    def test_who_never_entered_shows_nothing(self, notes: Notes, clock: Clock) -> None:
+        looks = Drivers(notes, "looks")
+        clock.now += 1000
+        looks.show()
+        assert notes.kept == {}
+
+
+@pytest.fixture
+def fast(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(module, "BEAT_SECONDS", 0.02)
+    return
+
+
+@pytest.mark.usefixtures("fast")
+class TestBeating:
+    def test_renews(self, notes: Notes) -> None:
+        me = entered(notes, "me")
+        done: list[int] = []
+        with me.beating(lambda: done.append(1)):
+            wait_for(lambda: len(done) > 3)
+        assert notes.kept["driver/me"]["beat"] > 3
+        last = len(done)
+        time.sleep(0.1)
+        assert len(done) == last
+
+    def test_a_storage_that_is_away_for_a_moment(self, notes: Notes) -> None:
+        me = entered(notes, "me")
+        done: list[int] = []
+
+        def then() -> None:
+            done.append(1)
+            if len(done) < 3:
+                raise OSError("away")
+
+        with me.beating(then):
+            wait_for(lambda: len(done) > 3)
+
+
+def wait_for(true: Any) -> None:
+    until = time.monotonic() + 30
+    while not true():
+        assert time.monotonic() < until
+        time.sleep(0.01)
+
+
+def test_a_place_is_a_namespace_of_a_host() -> None:
+    place = module._place()
+    assert place.startswith(socket.gethostname())
+    if Path("/proc/self/ns/pid").exists():
+        assert "pid:[" in place

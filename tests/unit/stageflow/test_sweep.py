@@ -1,6 +1,7 @@
 """A sweep's command, from flags to the board, with toy stages and without Ray."""
 
 import json
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -10,7 +11,7 @@ import optuna
 import pytest
 from mlflow import MlflowClient
 
-from stageflow import board
+from stageflow import board, search
 from stageflow.artifact import Artifacts
 from stageflow.board import Entry, Row, published_row
 from stageflow.cli import main as stageflow
@@ -18,7 +19,7 @@ from stageflow.context import Context
 from stageflow.product import Product
 from stageflow.settings import Settings, home
 from stageflow.stage import Metrics, Node, stage
-from stageflow.study import Study, StudyError
+from stageflow.study import Completed, Study
 from stageflow.sweep import Sweep, main
 
 # MLflow 3.17 on SQLAlchemy 2.1, once in a process: its own mapping uses an option that will go away
@@ -305,12 +306,43 @@ def test_bad_flags_are_one_line(
     assert error.count("\n") == 1
 
 
-def test_a_second_driver_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_second_driver_joins(capsys: pytest.CaptureFixture[str]) -> None:
+    """It says whom, tries what is left to try, and leaves the other in peace."""
     assert main(SWEEP, (*LOCAL, "--trials=1")) == 0
-    with study().claimed():
-        assert main(SWEEP, (*LOCAL, "--trials=2")) == 2
-    assert "is being driven by process" in capsys.readouterr().err
-    assert issubclass(StudyError, RuntimeError)
+    with study().joined():
+        assert main(SWEEP, (*LOCAL, "--trials=2")) == 0
+        assert len(study().others()) == 1
+    assert f"joining process {os.getpid()} on " in capsys.readouterr().out
+    assert len(study().trials()) == 2
+
+
+def test_it_waits_for_the_trials_of_another_driver(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The board rests on all of them, whoever ran them."""
+    assert main(SWEEP, (*LOCAL, "--trials=1")) == 0
+    other = study()
+    with other.joined():
+        asked = other.ask()
+
+        def sleep(seconds: float) -> None:
+            other.tell(asked.number, Completed(0.99, "closeness/elsewhere"))
+
+        monkeypatch.setattr(search.time, "sleep", sleep)
+        assert main(SWEEP, (*LOCAL, "--trials=2")) == 0
+    told = capsys.readouterr().out
+    assert f"waiting for 1 trials of process {os.getpid()} on " in told
+    assert [trial.state for trial in study().trials()] == ["COMPLETE"] * 2
+
+
+def test_what_another_driver_has_made_stays_noted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that could make less of the same does not take it back."""
+    sweep = replace(SWEEP, space=None, pipeline=None)
+    assert main(sweep, LOCAL) == 0
+    noted = study().notes()["rows"]
+    study().note("rows", [*noted, "of another driver"])
+    assert main(sweep, LOCAL) == 0
+    assert study().notes()["rows"] == [*noted, "of another driver"]
 
 
 def test_stale_artifacts_stop_a_command_that_cannot_ask(

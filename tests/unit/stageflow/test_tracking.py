@@ -296,16 +296,33 @@ def test_a_removed_experiment_is_brought_back(bench: Bench) -> None:
     assert len(bench.runs()) == 1
 
 
-def test_after_an_error_the_same_tracker_looks_again(bench: Bench) -> None:
-    """Somebody removed the parent in the UI: one round fails, the next one mends it all."""
+def test_a_removed_parent_is_made_again(bench: Bench) -> None:
+    """Somebody removed it in the UI, or another driver did: all its children follow."""
     tracker = Tracker(bench.uri)
     bench.complete_a_trial()
     MlflowClient(bench.uri).delete_run(tracker.project(bench.tracked(), bench.artifacts).run)
     bench.complete_a_trial()
-    with pytest.raises(MlflowException):
-        tracker.project(bench.tracked(), bench.artifacts)
     links = tracker.project(bench.tracked(), bench.artifacts)
     assert [one.data.tags["mlflow.parentRunId"] for one in bench.runs()] == [links.run] * 2
+
+
+def test_after_an_error_the_same_tracker_looks_again(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who knows what went through: the next round mends it all."""
+    tracker = Tracker(bench.uri)
+    bench.complete_a_trial()
+    with monkeypatch.context() as patch:
+        patch.setattr(MlflowClient, "log_batch", refuse)
+        with pytest.raises(MlflowException):
+            tracker.project(bench.tracked(), bench.artifacts)
+    tracker.project(bench.tracked(), bench.artifacts)
+    assert len(bench.runs()) == 1
+    assert bench.runs()[0].info.status == "FINISHED"
+
+
+def refuse(*given: object, **named: object) -> None:
+    raise MlflowException("not now")
 
 
 def test_long_histories_and_many_parameters(bench: Bench) -> None:
@@ -377,6 +394,23 @@ def test_the_background_shows_what_happens(bench: Bench) -> None:
     assert not said
     assert keeper.verdict() == f"MLflow: {keeper.links}"
     assert [one.info.status for one in bench.runs()] == ["FINISHED"] * 2
+
+
+def test_of_several_drivers_one_keeps_it_up_and_each_has_the_last_word(bench: Bench) -> None:
+    asked: list[int] = []
+
+    def is_mine() -> bool:
+        asked.append(1)
+        return False
+
+    with Background(
+        bench.tracked, bench.artifacts, bench.uri, is_mine=is_mine, period=0.05
+    ) as keeper:
+        bench.complete_a_trial()
+        wait_until(lambda: len(asked) > 3)
+        assert keeper.links is None
+    assert keeper.complete
+    assert len(bench.runs()) == 1
 
 
 def test_the_background_says_once_that_a_server_is_away(bench: Bench) -> None:

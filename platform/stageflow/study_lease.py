@@ -1,0 +1,184 @@
+"""Who drives a study: every driver keeps a lease in it, and judges the others by theirs.
+
+A lease holds a beat, a number that its driver raises every few seconds. A driver counts as dead
+once its beat has stood still for LEASE_SECONDS by the clock of the one who watches, so that no two
+clocks are ever compared; while the watcher cannot look (the storage is away, or it sleeps itself)
+nobody's time runs. The death of a process of the same machine is seen at once.
+
+(Optuna's own heartbeats do not work with ask and tell.)
+"""
+
+import contextlib
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+from optuna.exceptions import StorageInternalError
+
+from stageflow.study_storage import StudyError
+
+BEAT_SECONDS = 10.0
+LEASE_SECONDS = 60.0
+LEASE = "driver/"  # before a driver's id: the name of its note
+
+
+class Noted(Protocol):
+    """A study, as far as it keeps notes for everybody."""
+
+    def note(self, name: str, value: Any) -> None:
+        """Keep a JSON value."""
+        ...
+
+    def notes(self) -> Mapping[str, Any]:
+        """All that is kept."""
+        ...
+
+
+class Silence:
+    """For how long values have stood still, as far as one has looked."""
+
+    def __init__(self) -> None:
+        self._seen: dict[str, tuple[Any, float]] = {}
+        self._looked = time.monotonic()
+
+    def look(self, values: Mapping[str, Any]) -> dict[str, float]:
+        """The seconds for each of the values; since an earlier look only so many count."""
+        now = time.monotonic()
+        passed, self._looked = min(now - self._looked, BEAT_SECONDS), now
+        before = self._seen
+        self._seen = {
+            name: (value, before[name][1] + passed)
+            if name in before and before[name][0] == value
+            else (value, 0.0)
+            for name, value in values.items()
+        }
+        return {name: seconds for name, (_, seconds) in self._seen.items()}
+
+
+class Drivers:
+    """The drivers of one study, seen by one of them."""
+
+    def __init__(self, study: Noted, me: str) -> None:
+        self.me = me
+        self._study = study
+        self._silence = Silence()
+        self._looking, self._beating = threading.Lock(), threading.Lock()
+        self._lease: dict[str, Any] = {}
+        self._beaten = 0.0
+
+    def look(self) -> tuple[list[str], list[str]]:
+        """The ids of those that live, or may, in the order in which they came; and of the dead."""
+        with self._looking:
+            leases = self._leases()
+            silence = self._silence.look({name: lease["beat"] for name, lease in leases.items()})
+        dead = [
+            name
+            for name, lease in leases.items()
+            if name != self.me and (silence[name] > LEASE_SECONDS or _is_gone(lease))
+        ]
+        living = sorted(leases.keys() - dead, key=lambda name: (leases[name]["order"], name))
+        return living, dead
+
+    def others(self) -> list[str]:
+        """The other living drivers, as one would call them."""
+        living, leases = self.look()[0], self._leases()
+        called = (leases[name] for name in living if name != self.me and name in leases)
+        return [f"process {lease['pid']} on {lease['host']}" for lease in called]
+
+    def is_first(self) -> bool:
+        """Whether no other living driver was here before this one."""
+        return self.look()[0][:1] in ([], [self.me])
+
+    def enter(self) -> None:
+        """Take a lease."""
+        order = 1 + max((lease["order"] for lease in self._leases().values()), default=0)
+        self._lease = {**_process(), "order": order, "beat": 0}
+        self._beat()
+
+    def leave(self) -> None:
+        """Give the lease back."""
+        self._lease = {}
+        self.bury(self.me)
+
+    def bury(self, driver: str) -> None:
+        """Remove the lease of a driver that is no more; one that only slept writes it again."""
+        self._study.note(LEASE + driver, None)
+
+    def show(self) -> None:
+        """Give a sign of life, if the last one is so old that others may have their doubts."""
+        if self._lease and time.monotonic() - self._beaten > 2 * BEAT_SECONDS:
+            self._beat()
+
+    @contextlib.contextmanager
+    def beating(self, then: Callable[[], object]) -> Iterator[None]:
+        """Renew the lease from a thread while the block runs, and do `then` each time."""
+        over = threading.Event()
+        thread = threading.Thread(target=self._keep_beating, args=(over, then), daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            over.set()
+            thread.join()
+
+    def _keep_beating(self, over: threading.Event, then: Callable[[], object]) -> None:
+        while not over.wait(BEAT_SECONDS):
+            # A storage that is too busy to answer now may do so at the next beat.
+            with contextlib.suppress(StorageInternalError, StudyError, OSError):
+                self._beat()
+                then()
+
+    def _beat(self) -> None:
+        with self._beating:
+            self._lease["beat"] += 1
+            self._study.note(LEASE + self.me, self._lease)
+            self._beaten = time.monotonic()
+
+    def _leases(self) -> dict[str, Mapping[str, Any]]:
+        return {
+            name.removeprefix(LEASE): lease
+            for name, lease in self._study.notes().items()
+            if name.startswith(LEASE) and lease
+        }
+
+
+def _process() -> dict[str, Any]:
+    """This process, in words that tell it from any other of any machine."""
+    pid = os.getpid()
+    return {"host": socket.gethostname(), "pid": pid, "place": _place(), "started": _started(pid)}
+
+
+def _is_gone(lease: Mapping[str, Any]) -> bool:
+    """Whether its process is known to be no more; of other machines, nothing is known."""
+    if lease["place"] != _place():
+        return False
+    try:
+        os.kill(lease["pid"], 0)  # sends nothing
+    except ProcessLookupError:
+        return True
+    except PermissionError:
+        pass
+    started = _started(lease["pid"])
+    return bool(started and lease["started"]) and started != lease["started"]
+
+
+def _place() -> str:
+    """Where numbers of processes mean the same: containers may share the name of their host."""
+    place = [socket.gethostname()]
+    with contextlib.suppress(OSError):
+        place.append(Path("/proc/sys/kernel/random/boot_id").read_text().strip())
+        place.append(os.readlink("/proc/self/ns/pid"))
+    return " ".join(place)
+
+
+def _started(process: int) -> str:
+    """When a process started, in the kernel's count, or that it is a zombie; "" if hidden."""
+    try:
+        told = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return ""
+    return "zombie" if told[0] in "XZ" else told[19]
