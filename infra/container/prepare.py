@@ -1,8 +1,9 @@
-"""Make what the servers need once: the bucket, and the account of sweeps in MLflow."""
+"""Make what the servers need once: the bucket, Optuna's tables, the account of sweeps in MLflow."""
 
 import os
 
 import boto3
+import optuna
 from mlflow.exceptions import MlflowException
 from mlflow.server import get_app_client
 
@@ -14,6 +15,11 @@ def make_bucket() -> None:
     client = boto3.client("s3")
     if BUCKET not in {bucket["Name"] for bucket in client.list_buckets()["Buckets"]}:
         client.create_bucket(Bucket=BUCKET)
+
+
+def make_tables() -> None:
+    """Make the tables of studies: the dashboard does not, and sweeps that start at once collide."""
+    optuna.storages.RDBStorage(os.environ["STAGEFLOW_STUDIES"])
 
 
 def make_account() -> None:
@@ -30,4 +36,5 @@ def make_account() -> None:
 
 if __name__ == "__main__":
     make_bucket()
+    make_tables()
     make_account()
