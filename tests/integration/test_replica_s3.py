@@ -256,3 +256,22 @@ def some_of(voc: Path, to: Path) -> Path:
         for name in ids:
             shutil.copy(voc / kind / f"{name}.{ending}", to / kind)
     return to
+
+
+@pytest.mark.slow
+def test_a_sweep_on_ray_reads_photographs_from_a_bucket(
+    voc_mini: Path, tmp_path: Path, bucket: str
+) -> None:
+    content = push(some_of(voc_mini, tmp_path / "VOC2012"), f"s3://{bucket}/voc2012").index
+    command = (
+        *(sys.executable, "sweeps/recam_threshold.py", f"--data=voc2012:s3://{bucket}/voc2012"),
+        *("--train=train[:16]", "--score=train[:2]", "--backbone=tiny", "--weights=random"),
+        *("--trials=1", "--seeds=1", "--probe=0", "--cam-steps=2", "--recam-steps=2"),
+        *(f"--store=s3://{bucket}/wsss", "--tracking=none"),
+    )
+    done = subprocess.run(
+        command, cwd=Path(__file__).parents[2], capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    [folder] = (home() / "data").glob("voc2012-*/[0-9a-f]*")
+    assert folder.name == content.digest
