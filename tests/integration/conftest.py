@@ -1,4 +1,5 @@
-"""A real S3 server: SeaweedFS, on loopback and free ports, one for the whole session."""
+"""Real servers on loopback and free ports, one of each for the whole session: SeaweedFS as S3, and
+PostgreSQL."""
 
 from __future__ import annotations
 
@@ -9,18 +10,24 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 import boto3
+import psycopg2
 import pytest
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
+
+from infra.local import postgres as local_postgres
+from infra.local.layout import HOST, USER, Layout
+from infra.local.service import Service, StackError, answers
 
 PORTS = (
     *("s3.port", "s3.port.grpc", "master.port", "master.port.grpc", "volume.port"),
@@ -154,3 +161,67 @@ def bucket(s3_server: S3Server, s3_client: Any, monkeypatch: pytest.MonkeyPatch)
         if keys := [{"Key": entry["Key"]} for entry in page.get("Contents", ())]:
             s3_client.delete_objects(Bucket=name, Delete={"Objects": keys, "Quiet": True})
     s3_client.delete_bucket(Bucket=name)
+
+
+@dataclass(kw_only=True, slots=True)
+class PostgresServer:
+    """A PostgreSQL, which may be stopped and started again."""
+
+    service: Service
+    port: int
+    password: str
+    process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Start it; returns once it answers."""
+        with (self.service.folder / "log").open("ab") as log:
+            self.process = subprocess.Popen(
+                self.service.command,
+                cwd=self.service.folder,
+                env=dict(self.service.environment),
+                stdout=log,
+                stderr=log,
+            )
+        deadline = time.monotonic() + 60
+        while not answers(self.service.healthy):
+            if time.monotonic() > deadline or self.process.poll() is not None:
+                pytest.fail((self.service.folder / "log").read_text(errors="replace")[-2000:])
+            time.sleep(0.1)
+
+    def stop(self) -> None:
+        """Stop it, whoever is connected."""
+        if self.process is not None:
+            self.process.send_signal(self.service.stop_signal)
+            self.process.wait(60)
+
+    def make_database(self) -> str:
+        """Make an empty database; its URL for SQLAlchemy."""
+        name = f"test_{uuid4().hex}"
+        connection = psycopg2.connect(
+            host=HOST, port=self.port, user=USER, password=self.password, dbname="postgres"
+        )
+        connection.autocommit = True  # a database is not made inside a transaction
+        connection.cursor().execute(f"CREATE DATABASE {name}")
+        connection.close()
+        return f"postgresql+psycopg2://{USER}:{self.password}@{HOST}:{self.port}/{name}"
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[PostgresServer]:
+    """A PostgreSQL that dies, with its files, at the end of the session."""
+    try:
+        local_postgres.programs()
+    except StackError as error:
+        pytest.skip(str(error))
+    with tempfile.TemporaryDirectory(prefix="postgres-") as folder:
+        (port,) = free_ports(1)
+        layout, password = Layout(home=Path(folder), postgres_port=port), uuid4().hex
+        local_postgres.prepare(layout, password)
+        service = local_postgres.service(layout, password)
+        hasty = replace(service, command=[*service.command, "-c", "fsync=off"])
+        server = PostgresServer(service=hasty, port=port, password=password)
+        try:
+            server.start()
+            yield server
+        finally:
+            server.stop()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import sqlite3
 from pathlib import Path
 from typing import Any
@@ -117,26 +116,6 @@ def test_sqlite_transactions_do_not_overlap(tmp_path: Path) -> None:
             other.execute("BEGIN IMMEDIATE")
     other.execute("BEGIN IMMEDIATE")
     other.close()
-
-
-def create(url: str, barrier: Any) -> None:
-    barrier.wait(60)
-    opened(url).ask()
-
-
-@pytest.mark.parametrize("storage", ["sqlite:///{}/studies.db", "{}/studies.journal"])
-def test_created_by_many_at_once(tmp_path: Path, storage: str) -> None:
-    """Tables, versions and the study: made once, whoever is first."""
-    url = storage.format(tmp_path)
-    context = multiprocessing.get_context("spawn")
-    barrier = context.Barrier(3)
-    processes = [context.Process(target=create, args=(url, barrier)) for _ in range(3)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join(120)
-    assert [process.exitcode for process in processes] == [0, 0, 0]
-    assert sorted(trial.number for trial in opened(url).trials()) == [0, 1, 2]
 
 
 class TestJournal:
