@@ -34,7 +34,7 @@ from stageflow.executor import (
     finished,
 )
 from stageflow.group_ray import Interrupted
-from stageflow.pool_ray import Handle, Pool, fitted, lacking, slots
+from stageflow.pool_ray import Handle, Pool
 from stageflow.stage import Node, ancestry
 
 RETRIES = 3  # times that one shard is executed again because its worker died
@@ -230,7 +230,7 @@ class Coordinator:
         remake = self.on_stale is OnStale.RERUN
         if manifest is not None and not remake:
             return self._hit(node, manifest, stale)
-        too_much = lacking(node.stage.needs)
+        too_much = self.pool.machines.lacking(node.stage.needs)
         if too_much and manifest is None:
             return Failed(f"{node.name} {too_much}: declare less, or add a larger node")
         outcomes = await asyncio.gather(*(self._ensure(parent) for parent in node.parents))
@@ -268,7 +268,7 @@ class Coordinator:
         return Done(manifest, executed=False)
 
     async def _execute(self, node: Node) -> Outcome:
-        count = slots(node.stage.needs) if node.stage.sharded else 1
+        count = self.pool.machines.slots(node.stage.needs) if node.stage.sharded else 1
         parts = await asyncio.gather(*(self._shard(node, Shard(i, count)) for i in range(count)))
         failed = next((part for part in parts if isinstance(part, Failed)), None)
         if failed is not None:
@@ -292,11 +292,14 @@ class Coordinator:
                 )
         last = ""
         for _ in range(RETRIES + 1):
+            if missing := self.pool.machines.missing(node.stage.needs):
+                self._tell(Event(Kind.WAITING, node.name, node.key, missing))
             worker = await self.pool.acquire(node.stage.needs)
             if not self.wanted[node.key]:
                 await self.pool.release(worker)
                 return Failed(UNWANTED, cancelled=True)
-            device = "cuda" if fitted(node.stage.needs).gpus else "cpu"
+            needs = self.pool.machines.fitted(node.stage.needs)
+            device = "cuda" if needs.gpus else "cpu"
             self._tell(Event(Kind.STARTED, node.name, node.key, _started(node, shard, device)))
             alive = True
             try:

@@ -23,8 +23,8 @@ from stageflow.artifact import Artifacts, Part
 from stageflow.context import Cancelled, Shard
 from stageflow.execution import execute
 from stageflow.executor import Failed, failure
-from stageflow.group_ray import Interrupted, free_rooms, in_group, ranks, share
-from stageflow.plan import excess
+from stageflow.group_ray import Interrupted, free_rooms, in_group, ranks
+from stageflow.machines_ray import KINDS, Machines
 from stageflow.settings import home
 from stageflow.stage import Needs, Node
 from stageflow.store import NotFound, StoreError
@@ -155,6 +155,7 @@ class Pool:
     coordinator: Handle
     token: str
     idle_seconds: float
+    machines: Machines = field(default_factory=Machines)
     idle: dict[Needs, list[Handle]] = field(default_factory=lambda: defaultdict(list))
     idle_since: dict[Handle, float] = field(default_factory=dict)
     held: dict[Handle, Needs] = field(default_factory=dict)
@@ -165,7 +166,7 @@ class Pool:
 
     async def acquire(self, needs: Needs) -> Handle:
         """A worker for these needs, as soon as there is room; give it back with `release`."""
-        needs = fitted(needs)
+        needs = self.machines.fitted(needs)
         async with self.changed:
             while True:
                 if any(self.held[group] == needs for group in self.waiting):
@@ -183,10 +184,10 @@ class Pool:
 
     async def watch_machines(self) -> None:
         """Use machines that join, for those who wait; for ever."""
-        before = await asyncio.to_thread(nodes)
+        before = self.machines.now()
         while True:
             await asyncio.sleep(LOOK_SECONDS)
-            if (now := await asyncio.to_thread(nodes)) != before:
+            if (now := self.machines.now()) != before:
                 before = now
                 async with self.changed:
                     self.changed.notify_all()
@@ -220,13 +221,13 @@ class Pool:
             self.changed.notify_all()
 
     def _fits(self, needs: Needs) -> bool:
-        total, held = capacity(), list(self.held.values())
-        if not held or held.count(needs) >= slots(needs):
+        total, held = self.machines.capacity(), list(self.held.values())
+        if not held or held.count(needs) >= self.machines.slots(needs):
             return not held
         return all(
             sum(getattr(n, name) for n in held) + getattr(needs, name)
             <= getattr(total, name) + 1e-6
-            for name in _KINDS
+            for name in KINDS
             if getattr(needs, name)
         )
 
@@ -291,77 +292,3 @@ async def _answers(worker: Handle) -> bool:
     except (RayError, TimeoutError):
         return False
     return True
-
-
-_KINDS = ("cpus", "gpus", "memory")
-
-
-def nodes() -> list[Needs]:
-    """What each living machine of the cluster has."""
-    found: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
-    resources = [node["Resources"] for node in found if node["Alive"]]
-    return [
-        Needs(cpus=r.get("CPU", 0), gpus=r.get("GPU", 0), memory=int(r.get("memory", 0)))
-        for r in resources
-    ]
-
-
-def capacity() -> Needs:
-    """All that the cluster has."""
-    each = nodes()
-    return Needs(
-        cpus=sum(node.cpus for node in each),
-        gpus=sum(node.gpus for node in each),
-        memory=sum(node.memory for node in each),
-    )
-
-
-def largest() -> Needs:
-    """The most that one execution can have of each kind."""
-    each = nodes()
-    return Needs(
-        cpus=max(node.cpus for node in each),
-        gpus=max(node.gpus for node in each),
-        memory=max(node.memory for node in each),
-    )
-
-
-def slots(needs: Needs) -> int:
-    """How many executions with these needs the whole cluster can hold at once; at least one."""
-    needs = fitted(needs)
-    return max(1, _rooms(needs) // ranks(needs))
-
-
-def lacking(needs: Needs) -> str:
-    """What this cluster can never give of the needs, in words; "" where there is room for them."""
-    needs = fitted(needs)
-    count, rooms = ranks(needs), _rooms(needs)
-    each = share(needs)
-    if beyond := excess(each, largest()):
-        return beyond
-    if count == 1 or count <= rooms:
-        return ""
-    memory = f", {each.memory:,} bytes" if each.memory else ""
-    kind = f"{each.cpus:.3g} CPU cores{memory} and {each.gpus:g} GPU each"
-    return f"needs {count} processes of {kind}, the cluster has room for {rooms}"
-
-
-def _rooms(needs: Needs) -> int:
-    """How many processes with a share of these needs the whole cluster can hold."""
-    return sum(_places(node, share(needs)) for node in nodes())
-
-
-def _places(node: Needs, needs: Needs) -> int:
-    if 0 < needs.gpus < 1:  # shares of one GPU, not of two halves
-        share = int(1 / needs.gpus + 1e-6)
-        needs = replace(needs, gpus=1 / share)
-    kinds = [name for name in _KINDS if getattr(needs, name)]
-    rooms = [int(getattr(node, name) / getattr(needs, name) + 1e-6) for name in kinds]
-    return min(rooms, default=1)
-
-
-def fitted(needs: Needs) -> Needs:
-    """The needs as this cluster can meet them: without GPUs where there are none at all."""
-    if needs.gpus and not capacity().gpus:
-        return Needs(cpus=max(needs.cpus, 1.0), memory=needs.memory)
-    return needs

@@ -14,9 +14,9 @@ from ray import PlacementGroupID
 from ray.exceptions import RayActorError
 from ray.util.placement_group import PlacementGroup
 
-from stageflow import pool_ray
+from stageflow import machines_ray, pool_ray
 from stageflow.artifact import Artifacts
-from stageflow.pool_ray import Pool, capacity, fitted, lacking, largest, slots
+from stageflow.pool_ray import Pool
 from stageflow.stage import Needs
 from stageflow.store import FolderStore
 
@@ -117,6 +117,7 @@ def imagine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Imagine:
     def imagined(*machines: Needs, idle_seconds: float = 60.0) -> tuple[Cluster, Pool]:
         cluster = Cluster(*machines)
         monkeypatch.setattr(pool_ray, "ray", cluster)
+        monkeypatch.setattr(machines_ray, "ray", cluster)
         artifacts = Artifacts(FolderStore(tmp_path / "store"), tmp_path / "cache")
         return cluster, Pool(artifacts, None, token="", idle_seconds=idle_seconds)
 
@@ -125,74 +126,6 @@ def imagine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Imagine:
 
 def run(work: Coroutine[Any, Any, None]) -> None:
     asyncio.run(asyncio.wait_for(work, 20))
-
-
-@pytest.mark.parametrize(
-    ("machines", "needs", "count"),
-    [
-        ([Needs(cpus=4)], ONE, 4),
-        ([Needs(cpus=3), Needs(cpus=3)], TWO, 2),
-        ([Needs(cpus=1), Needs(cpus=1)], TWO, 1),
-        ([Needs(cpus=8, gpus=2)], Needs(gpus=0.5), 4),
-        ([Needs(cpus=8, gpus=2)], Needs(gpus=0.6), 2),
-        ([Needs(cpus=8, gpus=2)], Needs(gpus=0.34), 4),
-        ([Needs(cpus=99, gpus=1)], Needs(gpus=0.1), 10),
-        ([Needs(cpus=1, gpus=1)], Needs(gpus=0.1), 1),
-        ([Needs(cpus=8, gpus=4), Needs(cpus=8, gpus=1)], Needs(gpus=2), 2),
-        ([Needs(cpus=8, gpus=3), Needs(cpus=8, gpus=1)], Needs(gpus=2), 2),
-        ([Needs(cpus=2, gpus=4), Needs(cpus=8, gpus=4)], Needs(cpus=8, gpus=4), 1),
-        ([Needs(cpus=8)], Needs(gpus=0.5), 8),
-        ([Needs(cpus=8, memory=100)], Needs(memory=30), 3),
-        ([Needs(cpus=8)], Needs(cpus=0), 1),
-    ],
-)
-def test_slots(imagine: Imagine, machines: list[Needs], needs: Needs, count: int) -> None:
-    """As many as fit in whole pieces: half a core here and half there hold nothing."""
-    imagine(*machines)
-    assert slots(needs) == count
-
-
-def test_capacity(imagine: Imagine) -> None:
-    imagine(Needs(cpus=4, gpus=1, memory=10), Needs(cpus=8, memory=5))
-    assert capacity() == Needs(cpus=12, gpus=1, memory=15)
-    assert largest() == Needs(cpus=8, gpus=1, memory=10)
-
-
-def test_fitted(imagine: Imagine) -> None:
-    """Without any GPU a stage gets at least a core; with one, what it asks for."""
-    imagine(Needs(cpus=4))
-    assert fitted(Needs(cpus=0.5, gpus=0.5, memory=3)) == Needs(cpus=1, memory=3)
-    assert fitted(Needs(cpus=2, gpus=4)) == Needs(cpus=2)
-    imagine(Needs(cpus=4, gpus=1))
-    assert fitted(Needs(cpus=0.5, gpus=0.5)) == Needs(cpus=0.5, gpus=0.5)
-
-
-@pytest.mark.parametrize(
-    ("needs", "reason"),
-    [
-        (Needs(cpus=4, gpus=1), ""),
-        (Needs(cpus=5, gpus=1), "needs 5 CPU cores, the largest node has 4"),
-        (Needs(cpus=6, gpus=3), ""),
-        (
-            Needs(gpus=4),
-            "needs 4 processes of 0.25 CPU cores and 1 GPU each, the cluster has room for 3",
-        ),
-        (
-            Needs(cpus=9, gpus=3),
-            "needs 3 processes of 3 CPU cores and 1 GPU each, the cluster has room for 2",
-        ),
-        (
-            Needs(cpus=4, gpus=4, memory=4000),
-            "needs 4 processes of 1 CPU cores, 1,000 bytes and 1 GPU each, the cluster has room for"
-            " 3",
-        ),
-        (Needs(cpus=10, gpus=2), "needs 5 CPU cores, the largest node has 4"),
-    ],
-)
-def test_lacking(imagine: Imagine, needs: Needs, reason: str) -> None:
-    """The processes of a group may be on different machines; each of them is on one."""
-    imagine(Needs(cpus=4, gpus=2, memory=9000), Needs(cpus=4, gpus=1, memory=9000))
-    assert lacking(needs) == reason
 
 
 def test_a_group_holds_its_gpus_itself(imagine: Imagine) -> None:
