@@ -19,7 +19,8 @@ from ray.tune.search import Searcher
 
 from stageflow.executor import Outcome, failure
 from stageflow.executor_ray import RayExecutor
-from stageflow.pool_ray import Handle, capacity
+from stageflow.machines_ray import Machines
+from stageflow.pool_ray import Handle
 from stageflow.search import Objective, Params, openings, worth
 from stageflow.study import Broken, Completed, Pruned, Study
 
@@ -82,7 +83,7 @@ def _run_what_may_begin(searcher: "StudySearcher", objective: Objective[Any]) ->
 
 def fitting() -> int:
     """How many trials at once keep the cluster busy: two for each GPU, else one for each core."""
-    total = capacity()
+    total = Machines().capacity()
     return max(2, int(2 * total.gpus or total.cpus))
 
 
