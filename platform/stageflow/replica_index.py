@@ -13,7 +13,6 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-import uuid
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -24,6 +23,9 @@ from stageflow.store import NotFound, Store, StoreError, check_name, open_store
 
 OWN = ".stageflow"
 HEAD = f"{OWN}/head.json"
+NOTE = """head.json names the index of the files beside this folder: their sizes and SHA-256.
+If you change them, remove this folder, or use 'stageflow push --replace' instead.
+"""
 ROOT = re.compile(rf"((?:s3|file)://[^#]+?)/*(?:#([0-9a-f]{{{KEY_LENGTH}}}))?")
 
 
@@ -151,11 +153,12 @@ def plain(names: Iterable[str]) -> list[str]:
 
 
 def check_writable(store: Store) -> None:
-    """Raise StoreError, saying what to do, where no index could be written."""
-    probe = f"{OWN}/probe-{uuid.uuid4().hex}"
+    """Raise StoreError, saying what to do, where no index could be written.
+
+    What is written to find out is of use to whoever comes across the folder.
+    """
     try:
-        store.create(probe, b"")
-        store.delete([probe])
+        store.create(f"{OWN}/README.txt", NOTE.encode())
     except StoreError as error:
         raise StoreError(
             f"{store.uri} has no index yet, and none can be written with this key: run"

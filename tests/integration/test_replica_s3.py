@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -160,6 +161,17 @@ def test_the_index_of_a_filled_bucket_binds_all_machines(
     )
     fill(s3_client, root, data)
     assert replica(root).name == first.name
+
+
+def test_of_machines_that_index_a_bucket_at_once_one_wins(
+    data: Path, root: str, s3_client: Any, tmp_path: Path
+) -> None:
+    fill(s3_client, root, data)
+    with ThreadPoolExecutor(3) as pool:
+        folders = [*pool.map(lambda n: replica(root, cache=tmp_path / f"machine {n}"), range(3))]
+    assert len(set(folders)) == 3
+    assert {content_of(folder).digest for folder in folders} == {content_of(data).digest}
+    assert len([name for name in open_store(root).list(OWN) if name.endswith(".json")]) == 2
 
 
 def test_changed_content_is_refused_and_then_gets_a_folder_of_its_own(
