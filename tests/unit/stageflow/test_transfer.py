@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from dataclasses import dataclass
 
 import pytest
@@ -37,6 +38,7 @@ def test_the_first_error_leaves_what_has_not_begun() -> None:
 
     def work(size: int) -> Number:
         begun.append(size)
+        time.sleep(0.01)
         raise ValueError(f"number {size}")
 
     with pytest.raises(ValueError, match="number 0"):
