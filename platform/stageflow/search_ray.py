@@ -22,7 +22,7 @@ from stageflow.executor_ray import RayExecutor
 from stageflow.machines_ray import Machines
 from stageflow.pool_ray import Handle
 from stageflow.search import Objective, Params, openings, worth
-from stageflow.study import Broken, Completed, Pruned, Study
+from stageflow.study import Broken, Completed, Proposal, Pruned, Study, StudyError
 
 RUNG = "rung"  # what ASHA compares; the last result has none, lest final values enter its rungs
 TUNE_SETTINGS = {
@@ -76,9 +76,12 @@ def _run_what_may_begin(searcher: "StudySearcher", objective: Objective[Any]) ->
                 verbose=0,
                 failure_config=tune.FailureConfig(max_failures=TRIAL_RETRIES),
                 checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
+                stop=_IfLost(searcher),
             ),
         )
         tuner.fit()
+    if searcher.lost is not None:
+        raise searcher.lost
 
 
 def fitting() -> int:
@@ -137,6 +140,7 @@ class StudySearcher(Searcher):
         self.concurrent = concurrent
         self.numbers: dict[str, int] = {}
         self.rest = 0.0  # until then, nothing new is to be expected
+        self.lost: StudyError | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         """Nothing: Tune writes down what it was given, and a study knows passwords."""
@@ -158,9 +162,7 @@ class StudySearcher(Searcher):
         """
         if time.monotonic() < self.rest:
             return None
-        proposal = None
-        if len(self.numbers) < (self.concurrent or fitting()):
-            proposal = self.study.ask_within(self.limit)
+        proposal = self._ask() if len(self.numbers) < (self.concurrent or fitting()) else None
         if proposal is None:
             self.rest = time.monotonic() + REST_SECONDS
             return None if self.numbers else Searcher.FINISHED
@@ -170,28 +172,56 @@ class StudySearcher(Searcher):
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
     ) -> None:
-        """Tell the study the truth.
-
-        Tune's last result says `done` also for a trial that ASHA stopped, so only the mark that the
-        trial itself puts on its last report tells a completed trial from a pruned one.
-        """
+        """Tell the study the truth."""
         self.coordinator.release.remote(trial_id)
         number = self.numbers.pop(trial_id)
         self.rest = 0.0
-        if error or not result:
-            self.study.tell(number, Broken(f"the trial's process died {TRIAL_RETRIES + 1} times"))
-        elif not result.get("ended"):
-            self.study.tell(number, Pruned(result[RUNG], result["seen"], result["target"]))
-        elif result["reason"]:
-            self.study.tell(number, Broken(result["reason"], result.get("target", "")))
-        else:
-            self.study.tell(number, Completed(result["value"], result["target"]))
+        try:
+            if self.lost is None:
+                self.study.tell(number, _told(result, error))
+        except StudyError as lost:
+            self.lost = lost
+
+    def _ask(self) -> Proposal[Any] | None:
+        try:
+            return None if self.lost is not None else self.study.ask_within(self.limit)
+        except StudyError as lost:  # Tune would bury it under its own errors
+            self.lost = lost
+            return None
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing to save: the study is on disk."""
 
     def restore(self, checkpoint_path: str) -> None:
         """Nothing to restore: the study is on disk."""
+
+
+class _IfLost(tune.Stopper):
+    """Ends all trials once the study cannot be reached any more."""
+
+    def __init__(self, searcher: StudySearcher) -> None:
+        self.searcher = searcher
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        return False
+
+    def stop_all(self) -> bool:
+        return self.searcher.lost is not None
+
+
+def _told(result: Mapping[str, Any] | None, error: bool) -> Completed | Pruned | Broken:
+    """What became of a trial.
+
+    Tune's last result says `done` also for a trial that ASHA stopped, so only the mark that the
+    trial itself puts on its last report tells a completed trial from a pruned one.
+    """
+    if error or not result:
+        return Broken(f"the trial's process died {TRIAL_RETRIES + 1} times")
+    if not result.get("ended"):
+        return Pruned(result[RUNG], result["seen"], result["target"])
+    if result["reason"]:
+        return Broken(result["reason"], result.get("target", ""))
+    return Completed(result["value"], result["target"])
 
 
 def _scheduler(objective: Objective[Any]) -> TrialScheduler:

@@ -9,16 +9,14 @@ nobody's time runs. The death of a process of the same machine is seen at once.
 """
 
 import contextlib
-import os
-import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
 from typing import Any, Protocol
 
 from optuna.exceptions import StorageInternalError
 
+from stageflow.liveness import has_died_here, whereabouts
 from stageflow.study_storage import StudyError
 
 BEAT_SECONDS = 10.0
@@ -78,7 +76,7 @@ class Drivers:
         dead = [
             name
             for name, lease in leases.items()
-            if name != self.me and (silence[name] > LEASE_SECONDS or _is_gone(lease))
+            if name != self.me and (silence[name] > LEASE_SECONDS or has_died_here(lease))
         ]
         living = sorted(leases.keys() - dead, key=lambda name: (leases[name]["order"], name))
         return living, dead
@@ -96,7 +94,7 @@ class Drivers:
     def enter(self) -> None:
         """Take a lease."""
         order = 1 + max((lease["order"] for lease in self._leases().values()), default=0)
-        self._lease = {**_process(), "order": order, "beat": 0}
+        self._lease = {**whereabouts(), "order": order, "beat": 0}
         self._beat()
 
     def leave(self) -> None:
@@ -144,41 +142,3 @@ class Drivers:
             for name, lease in self._study.notes().items()
             if name.startswith(LEASE) and lease
         }
-
-
-def _process() -> dict[str, Any]:
-    """This process, in words that tell it from any other of any machine."""
-    pid = os.getpid()
-    return {"host": socket.gethostname(), "pid": pid, "place": _place(), "started": _started(pid)}
-
-
-def _is_gone(lease: Mapping[str, Any]) -> bool:
-    """Whether its process is known to be no more; of other machines, nothing is known."""
-    if lease["place"] != _place():
-        return False
-    try:
-        os.kill(lease["pid"], 0)  # sends nothing
-    except ProcessLookupError:
-        return True
-    except PermissionError:
-        pass
-    started = _started(lease["pid"])
-    return bool(started and lease["started"]) and started != lease["started"]
-
-
-def _place() -> str:
-    """Where numbers of processes mean the same: containers may share the name of their host."""
-    place = [socket.gethostname()]
-    with contextlib.suppress(OSError):
-        place.append(Path("/proc/sys/kernel/random/boot_id").read_text().strip())
-        place.append(os.readlink("/proc/self/ns/pid"))
-    return " ".join(place)
-
-
-def _started(process: int) -> str:
-    """When a process started, in the kernel's count, or that it is a zombie; "" if hidden."""
-    try:
-        told = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return ""
-    return "zombie" if told[0] in "XZ" else told[19]

@@ -21,7 +21,7 @@ from stageflow.executor_ray import RayExecutor
 from stageflow.search import Objective
 from stageflow.stage import Node
 from stageflow.store import FolderStore
-from stageflow.study import Study, Trial
+from stageflow.study import Study, StudyError, Trial
 from stageflow.testing_stages import (
     Adding,
     Counting,
@@ -37,7 +37,7 @@ from stageflow.testing_stages import (
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])  # no other process can import a test
 
-KINDS = ("count", "nan", "fail", "refuse", "unnamed")
+KINDS = ("count", "gated", "nan", "fail", "refuse", "unnamed")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +70,11 @@ def pipeline(params: Params, *, label: str, folder: Path) -> Node:
         return fail(Failing(label=label + "mended", mended=str(folder)))
     counted = count(
         Counting(
-            label=label, first=params.first, to=params.to, log=str(folder / f"log-{params.first}")
+            label=label,
+            first=params.first,
+            to=params.to,
+            log=str(folder / f"log-{params.first}"),
+            gate=str(folder / "gate") if params.kind == "gated" else "",
         )
     )
     return add(counted, counted, Adding(label=label))
@@ -195,3 +199,34 @@ def test_reports_are_replayed(sweep: Sweep, executor: RayExecutor) -> None:
     for trial in live:
         if trial.state == "COMPLETE":
             assert len(noted(sweep.folder / f"log-{trial.params['first']}")) == 2
+
+
+def test_a_cluster_that_grows_runs_more_at_once(
+    sweep: Sweep, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first trial does not end before the third has begun."""
+
+    def begun() -> int:
+        log = sweep.folder / "trials"
+        return len(noted(log)) if log.exists() else 0
+
+    def grow() -> int:
+        if begun() == 3:
+            (sweep.folder / "gate1").touch()
+        return 3 if begun() else 1
+
+    monkeypatch.setattr(search_ray, "fitting", grow)
+    tried = [Params(kind="gated", first=first, to=1) for first in range(3)]
+    trials = sweep.search(*tried, Params(first=9), concurrent=0)
+    assert [trial.state for trial in trials] == ["COMPLETE"] * 4
+
+
+def test_a_storage_that_is_lost_ends_the_search_in_its_own_words(
+    sweep: Sweep, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lost(study: Study[Params], number: int, result: object) -> None:
+        raise StudyError("the study's storage has been away for a minute")
+
+    monkeypatch.setattr(Study, "tell", lost)
+    with pytest.raises(StudyError, match=r"^the study's storage has been away for a minute$"):
+        sweep.search(Params(first=1))

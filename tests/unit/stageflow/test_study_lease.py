@@ -8,7 +8,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -130,30 +129,15 @@ class TestDrivers:
         change(notes, "dead", pid=ended())
         assert entered(notes, "me").look() == (["me"], ["dead"])
 
-    def test_another_process_has_its_number(self, notes: Notes) -> None:
-        entered(notes, "dead")
-        change(notes, "dead", started="7")
-        assert entered(notes, "me").look()[1] == ["dead"]
-
-    def test_a_zombie_is_dead(self, notes: Notes) -> None:
-        entered(notes, "dead")
-        with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
-            change(notes, "dead", pid=process.pid, started=module._started(process.pid))
-            me = entered(notes, "me")
-            assert me.look()[1] == []
-            process.kill()
-            os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
-            assert me.look()[1] == ["dead"]
-
     def test_of_another_place_a_process_says_nothing(self, notes: Notes) -> None:
         """Two containers of one host name number their processes each for itself."""
         entered(notes, "other")
-        change(notes, "other", pid=ended(), place=f"{socket.gethostname()} boot pid:[1]")
+        change(notes, "other", pid=ended(), world="boot/1")
         assert entered(notes, "me").look() == (["other", "me"], [])
 
     def test_silent_for_long(self, notes: Notes, clock: Clock) -> None:
         entered(notes, "other")
-        change(notes, "other", place="elsewhere")
+        change(notes, "other", host="elsewhere")
         me = entered(notes, "me")
         assert look_for(LEASE_SECONDS, me, clock) == []
         assert look_for(BEAT_SECONDS, me, clock) == ["other"]
@@ -161,7 +145,7 @@ class TestDrivers:
     def test_signs_of_life_count_and_no_clock(self, notes: Notes, clock: Clock) -> None:
         """Whatever the clock of the other says, who changes its beat lives."""
         entered(notes, "other")
-        change(notes, "other", place="elsewhere")
+        change(notes, "other", host="elsewhere")
         me = entered(notes, "me")
         for beat in range(10):
             change(notes, "other", beat=beat)
@@ -222,10 +206,3 @@ def wait_for(true: Any) -> None:
     while not true():
         assert time.monotonic() < until
         time.sleep(0.01)
-
-
-def test_a_place_is_a_namespace_of_a_host() -> None:
-    place = module._place()
-    assert place.startswith(socket.gethostname())
-    if Path("/proc/self/ns/pid").exists():
-        assert "pid:[" in place
