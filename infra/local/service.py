@@ -84,6 +84,7 @@ class Processes:
                 stderr=log,
                 start_new_session=True,  # so that Ctrl-C on the terminal is not for it
             )
+        started.returncode = 0  # it outlives us, and nobody here will wait for it
         created = psutil.Process(started.pid).create_time()
         self._record(service.name).write_text(json.dumps({"pid": started.pid, "started": created}))
         return True

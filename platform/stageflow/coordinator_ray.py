@@ -159,7 +159,7 @@ class Coordinator:
     def _ensure(self, node: Node) -> "asyncio.Task[Outcome]":
         """Single flight: the one task that makes this node; a cancelled one is started anew."""
         if self.watching is None:
-            self.watching = asyncio.create_task(self.pool.watch_machines())
+            self.watching = asyncio.create_task(self.pool.watch_cluster())
         flight, settled = self.flights.get(node.key), self._settled(node)
         if flight is None or (isinstance(settled, Failed) and settled.cancelled):
             flight = _Flight(node, asyncio.create_task(self._settle(node)))

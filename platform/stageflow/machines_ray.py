@@ -66,6 +66,14 @@ def capacity() -> Needs:
     return total(present())
 
 
+def work_waits() -> bool:
+    """Whether somebody's work, of whichever driver, waits for room in the cluster."""
+    from ray.autoscaler.v2.sdk import get_cluster_status
+
+    demands = get_cluster_status(ray.get_runtime_context().gcs_address).resource_demands
+    return bool(demands.ray_task_actor_demand or demands.placement_group_demand)
+
+
 @dataclass(slots=True)
 class Machines:
     """What the cluster can give, as one driver has come to know it.

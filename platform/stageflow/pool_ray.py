@@ -24,7 +24,7 @@ from stageflow.context import Cancelled, Shard
 from stageflow.execution import execute
 from stageflow.executor import Failed, failure
 from stageflow.group_ray import Interrupted, free_rooms, in_group, ranks
-from stageflow.machines_ray import KINDS, Machines
+from stageflow.machines_ray import KINDS, Machines, work_waits
 from stageflow.settings import home
 from stageflow.stage import Needs, Node
 from stageflow.store import NotFound, StoreError
@@ -144,7 +144,8 @@ class _Hooks:
 class Pool:
     """Workers by the resources they hold.
 
-    Idle ones make room when the cluster is full, and end after `idle_seconds`: others may want it.
+    Idle ones make room when the cluster is full or work of other drivers waits, and end after
+    `idle_seconds`.
 
     The worker of a group holds nothing; its ranks do, once it executes. Until they have begun it is
     `waiting`, one at a time for equal needs, so that what a dead one leaves behind is known by
@@ -182,8 +183,8 @@ class Pool:
                 elif not self._stop_spare():
                     await self.changed.wait()
 
-    async def watch_machines(self) -> None:
-        """Use machines that join, for those who wait; for ever."""
+    async def watch_cluster(self) -> None:
+        """Use machines that join, and let go of idle workers that others wait for; for ever."""
         before = self.machines.now()
         while True:
             await asyncio.sleep(LOOK_SECONDS)
@@ -191,6 +192,10 @@ class Pool:
                 before = now
                 async with self.changed:
                     self.changed.notify_all()
+            spare = bool(self.idle_since)
+            if spare and await asyncio.to_thread(work_waits):
+                async with self.changed:
+                    self._stop_spare()
 
     async def placed(self, worker: Handle, room: PlacementGroup) -> None:
         """The ranks of a group have begun, in this room."""

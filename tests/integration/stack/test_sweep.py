@@ -1,0 +1,96 @@
+"""A whole sweep through `ray job submit` against the stack, twice at the same time."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+
+import mlflow
+import pytest
+
+from stageflow import board
+from stageflow.study import Study
+from tests.integration.stack.conftest import Cluster, Job, wait_until
+
+pytestmark = pytest.mark.slow
+
+
+def begun(*jobs: Job) -> Counter[tuple[str, ...]]:
+    """How often each stage was begun, by name, key and shard."""
+    lines = [re.findall(r"started +(\w+) (\w{6})(.*)", job.output()) for job in jobs]
+    return Counter(found for each in lines for found in each)
+
+
+@pytest.mark.timeout(900)
+def test_twice_at_the_same_time(cluster: Cluster, sweep: tuple[Job, Job]) -> None:
+    """Each stage is made once, by one of the two; and both tell the same board."""
+    counted = begun(*sweep)
+    assert {"train_cam", "train_recam", "recam_maps", "seed_score"} <= {
+        name for name, *_ in counted
+    }
+    assert set(counted.values()) == {1}, counted
+    boards = [job.output().split("CAM seed · ")[1].split("MLflow: ")[0] for job in sweep]
+    assert boards[0] == boards[1]
+    assert all("another driver made it" in job.output() for job in sweep if begun(job) < counted)
+
+
+def test_artifacts_are_in_s3(cluster: Cluster, sweep: tuple[Job, Job]) -> None:
+    """All that was made, and the board; no claim and no driver is left behind."""
+    store = cluster.store()
+    names = list(store.list(""))
+    made = {name.split("/")[0] for name in names if name.endswith("/manifest.json")}
+    assert {"train_cam", "train_recam", "cam_maps", "recam_maps", "seed_quality"} <= made
+    assert [name for name in names if name.startswith(("claims/", "drivers/"))] == []
+    rows = [row for row in board.load(store) if not row.published]
+    assert {row.method.partition(" (")[0] for row in rows} == {"CAM", "ReCAM"}
+
+
+def test_the_study_is_in_postgresql(cluster: Cluster, sweep: tuple[Job, Job]) -> None:
+    """Together they spent what one was told to spend."""
+    [name] = {found for job in sweep for found in re.findall(r"study (recam-\S+):", job.output())}
+    study: Study[None] = Study(
+        name, cluster.stack.addresses["STAGEFLOW_STUDIES"], space=lambda _: None
+    )
+    trials = study.trials()
+    assert [(trial.number, trial.state) for trial in trials] == [(n, "COMPLETE") for n in range(3)]
+    assert len({tuple(sorted(trial.params.items())) for trial in trials}) == 3
+
+
+def test_the_runs_are_in_mlflow(cluster: Cluster, sweep: tuple[Job, Job]) -> None:
+    """One run a trial and one for the sweep, however many drivers; pictures come through it."""
+    client = mlflow.MlflowClient(cluster.stack.layout.mlflow_url)
+    experiment = client.get_experiment_by_name("recam-threshold")
+    assert experiment is not None
+    runs = client.search_runs([experiment.experiment_id])
+    kinds = Counter(kind for run in runs for kind in run.data.tags if kind.startswith("stageflow."))
+    parent = next(run for run in runs if "mlflow.parentRunId" not in run.data.tags)
+    files = {file.path for file in client.list_artifacts(parent.info.run_id)}
+    assert {"leaderboard.html", "leaderboard.json"} <= files
+    text = mlflow.artifacts.load_text(f"runs:/{parent.info.run_id}/leaderboard.html")
+    assert "ReCAM" in text
+    trials = [run for run in runs if run.info.run_name.startswith("trial")]
+    assert len(trials) == 3, kinds
+    assert len({run.data.params["threshold"] for run in trials}) > 1
+
+
+@pytest.mark.timeout(900)
+def test_stopped_and_submitted_again(cluster: Cluster, sweep: tuple[Job, Job]) -> None:
+    """It ends in order, lets go of what it held, and the same command goes on where it was."""
+    command = ("sweeps/recam_threshold.py", "--data=scenes:images=32", "--trials=1", "--seeds=1")
+    command += ("--cam-steps=200", "--recam-steps=4", "--probe=0", "--study=stopped")
+    store = cluster.store()
+    known = {name for name in store.list("train_cam/")}
+    first = cluster.submit(*command, name="first")
+    wait_until(lambda: any("/checkpoints/" in n for n in {*store.list("train_cam/")} - known))
+    cluster.run("ray", "job", "stop", "first")
+    first.process.wait(timeout=60)
+    assert "Job 'first' was stopped" in first.told
+    assert "stopped; the same command goes on from here" in first.told
+    study: Study[None] = Study(
+        "stopped", cluster.stack.addresses["STAGEFLOW_STUDIES"], space=lambda _: None
+    )
+    assert [trial.state for trial in study.trials()] == ["FAIL"]
+    again = cluster.submit(*command, name="again").output()
+    assert "best of 2 trials" in again
+    assert re.search(r"finished +train_cam \w{6}  went on from step", again)
+    assert "another driver" not in again
