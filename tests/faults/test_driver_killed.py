@@ -1,4 +1,5 @@
-"""`kill -9` of a sweep's driver: the same command goes on, and repeats nothing that is done."""
+"""`kill -9` of a sweep's driver: the same command goes on, be it later or beside it already, and
+repeats nothing that is done."""
 
 from __future__ import annotations
 
@@ -20,6 +21,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from stageflow import study_lease
 from stageflow.artifact import Artifacts
 from stageflow.context import Context
 from stageflow.executor_ray import RayExecutor
@@ -31,6 +33,7 @@ from stageflow.study import Study
 from stageflow.testing_stages import note_down, wait_for
 
 FOLDER = Path(sys.argv[1])
+study_lease.BEAT_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
@@ -68,7 +71,7 @@ if __name__ == "__main__":
             study._study.enqueue_trial({"x": x}, skip_if_exists=True)
         executor = RayExecutor(artifacts, cpus=2)
         objective = Objective(partial(pipeline, folder=FOLDER), "value")
-        search(study, objective, executor, trials=4, concurrent=2)
+        search(study, objective, executor, trials=4, concurrent=int(sys.argv[3]))
         executor.close()
     made = [manifest for manifest in artifacts.all("attempt")]
     resumed = {manifest.config["x"]: manifest.resumed_from for manifest in made}
@@ -90,8 +93,9 @@ class Command:
         self.folder, self.url = folder, url
         (folder / "driver.py").write_text(DRIVER)
 
-    def start(self) -> subprocess.Popen[str]:
+    def start(self, concurrent: int = 2) -> subprocess.Popen[str]:
         command = [sys.executable, str(self.folder / "driver.py"), str(self.folder), self.url]
+        command.append(str(concurrent))
         return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
 
     def log(self) -> list[str]:
@@ -137,6 +141,31 @@ def test_the_same_command_goes_on(tmp_path: Path) -> None:
     begun = [line for line in command.log() if line.endswith("begun")]
     assert sorted(begun) == ["1 begun", "2 begun", "3 begun", "4 begun"]
     assert told["resumed"] == {"1": [], "2": [1], "3": [], "4": [1]}
+
+
+def test_another_driver_takes_its_trials_over(tmp_path: Path) -> None:
+    """Two clusters, one study and one store: what the dead one had begun is gone on with."""
+    command = Command(tmp_path, f"sqlite:///{tmp_path}/studies.db")
+    dies = command.start(concurrent=1)
+    wait_until(lambda: "3 waits" in command.log())
+    lives = command.start(concurrent=1)
+    wait_until(lambda: "1 waits" in command.log())
+    workers = [process for process in descendants(dies.pid) if "Worker" in name(process)]
+    dies.send_signal(signal.SIGKILL)
+    dies.communicate()
+    wait_until(lambda: not any(map(name, workers)))
+    command.open(3, 1, 4, 2)
+    answer, _ = lives.communicate(timeout=120)
+    assert lives.returncode == 0
+    told: dict[str, Any] = json.loads(answer.splitlines()[-1])
+    trials = command.trials()
+    assert (trials[0].state, trials[0].reason, trials[0].params) == ("FAIL", LOST, {"x": 3})
+    assert [trial.state for trial in trials[1:]] == ["COMPLETE"] * 4
+    assert sorted(trial.params["x"] for trial in trials[1:]) == [1, 2, 3, 4]
+    assert told["resumed"] == {"1": [], "2": [], "3": [1], "4": []}
+    assert sorted(line for line in command.log() if line.endswith("begun")) == [
+        f"{number} begun" for number in (1, 2, 3, 4)
+    ]
 
 
 def descendants(process: int) -> list[int]:
