@@ -15,12 +15,16 @@ SHOWN = 15  # trials in the table
 
 
 def trial_headline(study: Study[Any], trials: int) -> str:
-    """One line: how many trials are done and the best value so far."""
-    best = study.best()
+    """One line: how many trials are done, the best value so far, and what others are at."""
+    from stageflow.study import StudyError
+
+    try:
+        best, spent, elsewhere = study.best(), study.spent(), study.elsewhere()
+    except StudyError as error:  # said in a terminal's table, which must not break for it
+        return str(error)
     so_far = "" if best is None else f", best {best.value:.4f} (trial {best.number})"
-    elsewhere = study.elsewhere()
     others = f", {elsewhere} run by other drivers" if elsewhere else ""
-    return f"{study.name}: {study.spent()} of {trials} trials{so_far}{others}"
+    return f"{study.name}: {spent} of {trials} trials{so_far}{others}"
 
 
 def trial_table(trials: Sequence[Trial], *, maximise: bool) -> Table:

@@ -142,7 +142,8 @@ def _engine(url: str) -> dict[str, Any]:
     if parsed.get_backend_name() == "sqlite":
         return {"connect_args": {"timeout": BUSY_SECONDS}}
     connect = PSYCOPG_OPTIONS if parsed.drivername in PSYCOPG else {}
-    return {"connect_args": dict(connect), "pool_pre_ping": True, "pool_size": 2}
+    few = {"pool_pre_ping": True, "pool_size": 2, "max_overflow": 3}  # as many as threads that ask
+    return {"connect_args": dict(connect), **few}
 
 
 def _one_at_a_time(database: RDBStorage) -> None:

@@ -13,6 +13,7 @@ import os
 import shutil
 import sys
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
 __all__ = ["Background", "Links", "Tracked", "Tracker", "project"]
 
 PERIOD_SECONDS = 10.0
+LOOK_SECONDS = 0.3  # between two looks at whose turn it is
+TURN_SECONDS = 5.0  # how long a driver that ends waits for another one that writes
 LAST_SECONDS = 30.0  # how long the end of a sweep may wait for MLflow
 LONGEST_REASON = 160  # characters
 ENVIRONMENT = {
@@ -68,7 +71,6 @@ class Tracker:
         self.uri = uri
         self._experiment: Experiment | None = None
         self._shown: dict[str, Trial | Row] = {}
-        self._parent = ""
 
     def project(self, tracked: Tracked, artifacts: Artifacts) -> Links:
         """Bring the server to what is tracked. Raises what MLflow or the store raise."""
@@ -83,9 +85,6 @@ class Tracker:
         experiment = self._experiment = self._experiment or _open(self.uri, tracked.experiment)
         lineages = Lineages(artifacts)
         parent = experiment.write(study_run(tracked), artifacts)
-        if parent != self._parent:  # somebody deleted it: all the others shall go under a new one
-            self._parent = parent
-            self._shown.clear()
         for trial in tracked.trials:
             if self._is_news(f"trial {trial.number}", trial):
                 experiment.write(trial_run(tracked, trial, lineages).under(parent), artifacts)
@@ -112,7 +111,8 @@ class Background:
 
     Attributes:
         latest: what to show now; called in the thread.
-        is_mine: whether to write now; at the end everybody does. Called in the thread.
+        is_mine: whether it is for this driver to write, of several: two at once would make each run
+            twice. Called in the thread.
         say: told once, in one line, while the block runs, when MLflow cannot be written.
         problem: that line as it was last time; empty if all went well.
         links: where the study is, once it is there.
@@ -123,6 +123,7 @@ class Background:
     uri: str
     is_mine: Callable[[], bool] = lambda: True
     period: float = PERIOD_SECONDS
+    turn: float = TURN_SECONDS
     patience: float = LAST_SECONDS
     say: Callable[[str], None] = lambda line: print(line, file=sys.stderr)
     problem: str = field(default="", init=False)
@@ -155,21 +156,34 @@ class Background:
 
     def verdict(self) -> str:
         """After the block: one line that says where the study is in MLflow, or why it is not."""
-        return f"MLflow: {self.links}" if self.complete else self.problem
+        if not self.complete:
+            return self.problem
+        return f"MLflow: {self.links or 'another driver of this study writes it'}"
 
     def _keep_up(self) -> None:
         tracker = Tracker(self.uri)
         over = False
         while not over:
             over = self._over.is_set()  # asked first, so that the last round sees the last change
-            try:
-                if over or self.is_mine():
-                    self.links = tracker.project(self.latest(), self.artifacts)
-                    self.problem = ""
-            except Exception as error:  # a sweep goes on: MLflow holds nothing of its own
-                self._complain(root_cause(error))
+            went_well = not self.problem
+            self._round(tracker, self.turn if over else 0.0)
+            if over and self.problem and went_well:  # somebody may have been at it meanwhile
+                self._round(tracker, 0.0)
             if not over:
                 self._over.wait(self.period)
+
+    def _round(self, tracker: Tracker, turn: float) -> None:
+        """Write it if it is ours to write, be it after a wait of `turn` seconds."""
+        until = time.monotonic() + turn
+        try:
+            while not self.is_mine():
+                if time.monotonic() >= until:
+                    return
+                time.sleep(LOOK_SECONDS)
+            self.links = tracker.project(self.latest(), self.artifacts)
+            self.problem = ""
+        except Exception as error:  # a sweep goes on: MLflow holds nothing of its own
+            self._complain(root_cause(error))
 
     def _complain(self, reason: str) -> None:
         self.problem = (

@@ -3,8 +3,7 @@
 Creating a run is the one request that cannot be repeated: the client sends it again where an answer
 was lost, and then there are two. So each run carries a tag of its own, is looked for after it was
 made, and of twins the oldest stays. MLflow cannot change a parameter or drop a metric: a run that
-says what is not true any more is deleted and written anew. Drivers of one study may do all that at
-the same time: who finds that a run was deleted under its hands looks again.
+says what is not true any more is deleted and written anew.
 """
 
 from __future__ import annotations
@@ -28,8 +27,6 @@ from stageflow.runs import KINDS, Attachment, DataSet, Run
 
 DIGEST = "stageflow.digest"  # tag of a run that says all it shall; written last
 METRICS, PARAMS, TAGS = 500, 50, 50  # in one request: below MLflow's limits, of numbers and of 1 MB
-STUDY = KINDS[0]
-TRIES = 5  # to write a run that others delete meanwhile
 PAGE = 1000  # runs in one answer
 KIND = {"mlflow.experimentKind": "custom_model_development"}  # the UI opens on runs, not on traces
 
@@ -66,16 +63,6 @@ class Experiment:
 
     def write(self, run: Run, artifacts: Artifacts) -> str:
         """Make a run in MLflow say what `run` says; returns its id. Raises what MLflow raises."""
-        for _ in range(TRIES - 1):
-            try:
-                return self._write(run, artifacts)
-            except MlflowException:
-                if not self._was_deleted(run):
-                    raise
-                self._runs |= self._find(_where(run))
-        return self._write(run, artifacts)
-
-    def _write(self, run: Run, artifacts: Artifacts) -> str:
         identity, digest = (run.kind, run.identity), run.digest
         known = self._runs.get(identity)
         if known is not None and known.digest == digest:
@@ -90,16 +77,6 @@ class Experiment:
         known.digest, known.params = digest, dict(run.params)
         known.metrics = {point.key: point.value for point in run.points}
         return known.id
-
-    def _was_deleted(self, run: Run) -> bool:
-        """Whether another process has deleted what we know as the run; we do not know it then."""
-        known = self._runs.get((run.kind, run.identity))
-        if known is None:
-            return False
-        if self._client.get_run(known.id).info.lifecycle_stage != LifecycleStage.DELETED:
-            return False
-        del self._runs[run.kind, run.identity]
-        return True
 
     def _open(self, uri: str, name: str) -> str:
         found = self._client.get_experiment_by_name(name)
@@ -138,8 +115,8 @@ class Experiment:
             token = page.token or None
 
     def _create(self, run: Run) -> _Known:
-        self._client.create_run(self.id, run.started, {run.kind: run.identity}, run.name)
-        return self._find(_where(run))[run.kind, run.identity]
+        made = self._client.create_run(self.id, run.started, {run.kind: run.identity}, run.name)
+        return self._find(f"attributes.start_time = {made.info.start_time}")[run.kind, run.identity]
 
     def _attach(self, known: _Known, run: Run, artifacts: Artifacts) -> None:
         for file in run.files:
@@ -174,16 +151,6 @@ class Experiment:
                 _from_end(tags, TAGS, n),
                 synchronous=True,
             )
-
-
-def _where(run: Run) -> str:
-    """A filter that finds the run with its twins, and few others.
-
-    By time, which needs no quotes; but a study in which nothing was tried has no time of its own.
-    """
-    if run.kind == STUDY:
-        return f"tags.`{STUDY}` LIKE '%'"
-    return f"attributes.start_time = {run.started}"
 
 
 def _artifacts_beside(uri: str, name: str) -> str | None:

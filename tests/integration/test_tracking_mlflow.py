@@ -8,10 +8,12 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -27,7 +29,7 @@ from stageflow.executor import LocalExecutor, run
 from stageflow.stage import Source, stage
 from stageflow.store import FolderStore
 from stageflow.study import Broken, Completed, Pruned, Study
-from stageflow.tracking import Tracked, project
+from stageflow.tracking import Background, Tracked, project
 
 # MLflow 3.17 on SQLAlchemy 2.1, once in a process: its own mapping uses an option that will go away
 pytestmark = pytest.mark.filterwarnings(
@@ -196,6 +198,37 @@ def test_again_by_another_process_changes_nothing(
     assert content(server, "twice", tmp_path / "after") == before
     assert links[0] == links[1]
     assert str(links[0]) == f"{server}/#/experiments/{links[0].experiment}/runs/{links[0].run}"
+
+
+def test_drivers_of_one_study(
+    server: str, tracked: Tracked, artifacts: Artifacts, tmp_path: Path
+) -> None:
+    """They take turns, so that whichever ends first, no run is there twice and none is missing."""
+    tracked = replace(tracked, experiment="together")
+    here: list[Study[None]] = [
+        Study("drivers", str(tmp_path / "journal"), space=lambda trial: None) for _ in range(3)
+    ]
+    ready = threading.Barrier(3)
+
+    def drive(study: Study[None]) -> str:
+        with study.joined():
+            ready.wait()
+            with Background(
+                lambda: tracked, artifacts, server, is_mine=study.is_first, period=0.1
+            ) as background:
+                pass
+        return background.verdict()
+
+    with ThreadPoolExecutor(3) as drivers:
+        verdicts = {*drivers.map(drive, here)}
+    assert verdicts <= {
+        f"MLflow: {project(tracked, artifacts, server)}",
+        "MLflow: another driver of this study writes it",
+    }
+    alone = replace(tracked, experiment="alone")
+    project(alone, artifacts, server)
+    there = content(server, "together", tmp_path / "there")
+    assert there == content(server, "alone", tmp_path / "alone")
 
 
 def test_nothing_is_printed(

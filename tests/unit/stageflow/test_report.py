@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 
 from stageflow.report import SHOWN, trial_headline, trial_table
-from stageflow.study import LOST, Broken, Completed, Study, Trial
+from stageflow.study import LOST, Broken, Completed, Study, StudyError, Trial
 
 TRIAL = Trial(
     number=0,
@@ -40,6 +40,22 @@ def test_headline(tmp_path: Path) -> None:
         study.tell(study.ask().number, result)
     study.ask()
     assert trial_headline(study, 12) == "sweep-1a2b: 3 of 12 trials, best 0.5124 (trial 2)"
+
+
+def test_headline_of_several_drivers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    study, other = (
+        Study("sweep", str(tmp_path / "journal"), space=lambda trial: None) for _ in range(2)
+    )
+    study.ask()
+    other.ask()
+    other.ask()
+    assert trial_headline(study, 12) == "sweep: 0 of 12 trials, 2 run by other drivers"
+
+    def away() -> int:
+        raise StudyError("the storage is away")
+
+    monkeypatch.setattr(study, "spent", away)
+    assert trial_headline(study, 12) == "the storage is away"
 
 
 def test_row() -> None:
