@@ -76,5 +76,3 @@ def unknown_flags() -> Callable[[str], list[str]]:
         return found
 
     return unknown
-
-

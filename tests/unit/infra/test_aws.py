@@ -12,6 +12,8 @@ import pytest
 import yaml
 from ray.autoscaler._private.util import prepare_config, validate_config
 
+from stageflow.machines_ray import startable
+
 Config = dict[str, Any]
 
 
@@ -64,6 +66,15 @@ def test_flags_exist(config: Config, unknown_flags: Callable[[str], list[str]]) 
     assert unknown_flags(text) == []
     assert unknown_flags("ray start --heads") == ["ray start --heads"]
     assert unknown_flags("ray begin") == ["ray begin"]
+
+
+def test_sweeps_know_what_may_be_started(config: Config) -> None:
+    [text] = re.findall(r'STAGEFLOW_MACHINES="([^"]+)"', "\n".join(commands(config)))
+    machines = startable(text)
+    gpus = [machine for machine in machines if machine.gpus]
+    workers = config["available_node_types"]
+    assert len(gpus) == workers["gpu"]["max_workers"]
+    assert len(machines) == len(gpus) + workers["cpu"]["max_workers"]
 
 
 def test_only_ssh_comes_in(config: Config) -> None:

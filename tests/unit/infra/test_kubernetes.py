@@ -11,6 +11,9 @@ import jsonschema
 import pytest
 import yaml
 
+from stageflow.machines_ray import startable
+from stageflow.stage import Needs
+
 ROOT = Path(__file__).resolve().parents[3]
 KUBERNETES = "1.37.0"
 Manifest = dict[str, Any]
@@ -288,6 +291,22 @@ def test_workers_may_be_taken_away(
         assert pod["volumes"] == [
             {"name": "cache", "hostPath": {"path": "/mnt/disk", "type": "Directory"}}
         ]
+
+
+def test_sweeps_know_what_may_be_started(rendered: dict[str, list[Manifest]]) -> None:
+    """Of each group as many machines as it may have, with the cores and GPUs of its pods."""
+    for name, manifests in rendered.items():
+        groups = of(manifests, "RayCluster")["spec"]["workerGroupSpecs"]
+        limits = [
+            group["template"]["spec"]["containers"][0]["resources"]["limits"] for group in groups
+        ]
+        may_be = [
+            Needs(cpus=float(limit["cpu"]), gpus=limit.get("nvidia.com/gpu", 0))
+            for group, limit in zip(groups, limits, strict=True)
+            for _ in range(group["maxReplicas"])
+        ]
+        head = environment(dict(pods(manifests))["head"])
+        assert startable(head["STAGEFLOW_MACHINES"]) == may_be, name
 
 
 def test_jobs_have_what_they_need(rendered: dict[str, list[Manifest]]) -> None:

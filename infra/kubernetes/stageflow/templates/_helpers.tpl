@@ -47,6 +47,21 @@ securityContext:
       key: {{ .key }}
 {{- end -}}
 
+{{/* The workers that there may be, as stageflow.machines_ray reads them: "4:cpus=8,gpus=1 4:cpus=4". */}}
+{{- define "stageflow.machines" -}}
+{{- $groups := list -}}
+{{- range .Values.workers -}}
+{{- if . -}}
+{{- $cpus := .resources.cpu | toString -}}
+{{- if hasSuffix "m" $cpus -}}{{- $cpus = divf (trimSuffix "m" $cpus) 1000 | toString -}}{{- end -}}
+{{- $group := printf "%v:cpus=%s" .maxReplicas $cpus -}}
+{{- if .gpus -}}{{- $group = printf "%s,gpus=%v" $group .gpus -}}{{- end -}}
+{{- $groups = append $groups $group -}}
+{{- end -}}
+{{- end -}}
+{{- join " " $groups -}}
+{{- end -}}
+
 {{/* Access to the bucket; without a Secret it is the ServiceAccount's. */}}
 {{- define "stageflow.bucketEnvironment" -}}
 {{- with .Values.store.endpoint }}
