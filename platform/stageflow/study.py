@@ -147,11 +147,11 @@ class Study(Generic[Params]):
                 return None
             trial = self._study.ask()
             if self._is_twin(trial.number):
-                self._withdraw(trial)
+                self._close(trial, Broken(WITHDRAWN))
                 return None
             if self.room(limit) < 0:
                 self._queue(_asked(self._all()[trial.number]), trial.user_attrs.get(REQUEST))
-                self._withdraw(trial)
+                self._close(trial, Broken(WITHDRAWN))
                 time.sleep(random.uniform(0, BACK_OFF_SECONDS))
                 return None
             trial.set_user_attr(DRIVER, self.id)
@@ -203,8 +203,16 @@ class Study(Generic[Params]):
         return len(ended) if any(t.state != "FAIL" for t in ended) else 0
 
     def limit(self, trials: int) -> int:
-        """How many trials may end in all, for `trials` to count: of these none does yet."""
-        return trials - self.spent() + self._ended()
+        """How many trials may end in all, for `trials` to count: failures of the past do not.
+
+        Drivers that joined another one mean the same past as that.
+        """
+        ended = [trial for trial in self._all() if _has_ended(trial)]
+        past = len(ended) if all(trial.state is TrialState.FAIL for trial in ended) else 0
+        if not self.is_first():
+            return trials + int(self.notes().get("past", past))
+        self.note("past", past)
+        return trials + past
 
     def room(self, limit: int) -> int:
         """How many more trials may begin, for `limit` to end."""
@@ -301,9 +309,6 @@ class Study(Generic[Params]):
             other.user_attrs.get(REQUEST) == request and _reason(other) != WITHDRAWN
             for other in earlier
         )
-
-    def _withdraw(self, trial: optuna.Trial) -> None:
-        self._close(trial, Broken(WITHDRAWN))
 
     def _recover(self, *, leaving: bool) -> int:
         """Have the trials of dead drivers (when leaving, of this one) tried again.

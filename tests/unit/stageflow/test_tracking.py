@@ -379,46 +379,6 @@ def test_the_background_shows_what_happens(bench: Bench) -> None:
     assert [one.info.status for one in bench.runs()] == ["FINISHED"] * 2
 
 
-@pytest.mark.parametrize("turn", [0.0, 30.0])
-def test_of_several_drivers_one_writes(bench: Bench, turn: float) -> None:
-    """At the end the others wait for their turn a little, in case that one is about to leave."""
-    asked: list[int] = []
-
-    def is_mine() -> bool:
-        asked.append(1)
-        return turn > 0 and keeper._over.is_set() and len(asked) > 6
-
-    with Background(
-        bench.tracked, bench.artifacts, bench.uri, is_mine=is_mine, period=0.05, turn=turn
-    ) as keeper:
-        bench.complete_a_trial()
-        wait_until(lambda: len(asked) > 3)
-        assert keeper.links is None
-    assert keeper.complete
-    if turn:
-        assert len(bench.runs()) == 1
-    else:
-        assert keeper.verdict() == "MLflow: another driver of this study writes it"
-
-
-def test_the_last_round_is_tried_twice(bench: Bench) -> None:
-    """There is no other to mend what somebody did in its middle."""
-    rounds: list[int] = []
-
-    def latest() -> Tracked:
-        rounds.append(1)
-        if keeper._over.is_set() and len(rounds) == 2:
-            raise MlflowException("a run was deleted")
-        return bench.tracked()
-
-    with Background(latest, bench.artifacts, bench.uri) as keeper:
-        bench.complete_a_trial()
-        wait_until(lambda: keeper.links is not None)
-    assert keeper.complete
-    assert len(rounds) == 3
-    assert len(bench.runs()) == 1
-
-
 def test_the_background_says_once_that_a_server_is_away(bench: Bench) -> None:
     said: list[str] = []
     away = "http://me:pass@127.0.0.1:9"
