@@ -42,14 +42,24 @@ class Layout:
     mlflow_port: int = option("of MLflow", 5000)
     ray_port: int = option("of Ray's head", 6379)
     dashboard_port: int = option("of Ray's dashboard, which takes jobs", 8265)
-    workers: int = option("nodes beside the head; the first one pretends to have a GPU", 3)
-    cpus: int = option("cores that each node offers", max(1, (os.cpu_count() or 1) // 4))
+    workers: int = option("nodes beside the head; the first has the GPUs, or pretends to", 3)
+    cpus: int = option("cores that each node offers; 0: its share of this machine's", 0)
+    host: str = option("this machine's address, for others to join Ray; needs --workers 0", "")
     inner_ports: dict[str, int] = field(default_factory=dict)
     """Those that nobody needs to know: chosen among the free ones."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.workers <= MOST_WORKERS:
             raise StackError(f"--workers is {self.workers}: give 0 to {MOST_WORKERS}")
+        if self.host and self.workers:
+            raise StackError(
+                f"--host is {self.host}: others join the one node of this machine: give --workers 0"
+            )
+
+    @property
+    def node_cpus(self) -> int:
+        """Cores that each node offers."""
+        return self.cpus or max(1, (os.cpu_count() or 1) // (self.workers + 1))
 
     @property
     def postgres_url(self) -> str:
@@ -120,6 +130,11 @@ def private(file: Path, text: str) -> Path:
     with os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as opened:
         opened.write(text)
     return file
+
+
+def gpus() -> int:
+    """How many NVIDIA GPUs this machine has, by their device files."""
+    return len([*Path("/dev").glob("nvidia[0-9]*")])
 
 
 def free_ports(count: int) -> list[int]:

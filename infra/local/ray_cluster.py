@@ -1,7 +1,8 @@
 """A Ray cluster of several nodes on one machine: each has its own address, cores and caches.
 
 Jobs are submitted to the dashboard, which listens on loopback. Ray's own ports are open on every
-interface, as Ray has it for clusters of more than one address; nobody gets in without the token.
+interface, as Ray has it for clusters of more than one address; nobody gets in without the token,
+but metrics are there for everybody to read.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import urllib.request
 from collections.abc import Mapping
 from pathlib import Path
 
-from infra.local.layout import HOST, Layout, Passwords, private
+from infra.local.layout import HOST, Layout, Passwords, gpus, private
 from infra.local.service import Service, clean_environment
 
 HEAD, WORKER = "ray-head", "ray-worker"
@@ -32,25 +33,30 @@ def head(layout: Layout, keys: Passwords, secrets: Mapping[str, str]) -> Service
         f"--ray-client-server-port={layout.inner_ports['ray.client']}",
         *("--include-dashboard=true", f"--dashboard-host={HOST}"),
         f"--dashboard-port={layout.dashboard_port}",
+        f"--num-gpus={0 if layout.workers else gpus()}",
     )
 
 
 def worker(
-    layout: Layout, keys: Passwords, secrets: Mapping[str, str], number: int, gpus: int = 0
+    layout: Layout, keys: Passwords, secrets: Mapping[str, str], number: int, *, gpu: bool = False
 ) -> Service:
-    """Node `number`, from 1, that joins the head. Its GPUs are pretended: they compute on cores."""
-    pretended = {"STAGEFLOW_DEVICE": "cpu"} if gpus else {}
-    name, place = f"{WORKER}-{number}", number + 1
+    """Node `number`, from 1, that joins the head.
+
+    With `gpu` it has this machine's GPUs; where there are none it pretends to have one, and what
+    asks for it computes on cores.
+    """
+    pretended = {"STAGEFLOW_DEVICE": "cpu"} if gpu and not gpus() else {}
+    count = max(1, gpus()) if gpu else 0
     return _node(
         layout,
-        *(keys, {**secrets, **pretended}, name, place),
-        *(f"--address={address(layout)}", f"--num-gpus={gpus}"),
+        *(keys, {**secrets, **pretended}, f"{WORKER}-{number}", number + 1),
+        *(f"--address={address(layout)}", f"--num-gpus={count}"),
     )
 
 
 def address(layout: Layout) -> str:
     """Where nodes and drivers join."""
-    return f"{_ip(1)}:{layout.ray_port}"
+    return f"{_ip(layout, 1)}:{layout.ray_port}"
 
 
 def environment(layout: Layout) -> dict[str, str]:
@@ -59,6 +65,15 @@ def environment(layout: Layout) -> dict[str, str]:
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN_PATH": str(layout.home / "ray-token"),
         "RAY_API_SERVER_ADDRESS": layout.dashboard_url,
+    }
+
+
+def node_environment(keys: Passwords) -> dict[str, str]:
+    """What each node needs to be let in, here and on other machines."""
+    return {
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN": keys.ray_token,
+        "RAY_JOB_STOP_WAIT_TIME_S": str(JOB_STOP_SECONDS),
     }
 
 
@@ -94,7 +109,7 @@ def _node(
         name=name,
         command=[
             *(str(Path(sys.executable).parent / "ray"), "start", "--block", *flags),
-            *(f"--node-ip-address={_ip(place)}", f"--num-cpus={layout.cpus}"),
+            *(f"--node-ip-address={_ip(layout, place)}", f"--num-cpus={layout.node_cpus}"),
             *(f"--object-store-memory={OBJECT_STORE}", f"--temp-dir={_temporary(layout, name)}"),
             *(f"--dashboard-agent-listen-port={agent}", f"--metrics-export-port={metrics}"),
             *("--disable-usage-stats", "--log-style=record", "--log-color=false"),
@@ -103,11 +118,10 @@ def _node(
             HOME=str(folder),
             STAGEFLOW_HOME=str(folder / "stageflow"),
             PATH=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-            RAY_AUTH_MODE="token",
-            RAY_AUTH_TOKEN=keys.ray_token,
-            RAY_JOB_STOP_WAIT_TIME_S=str(JOB_STOP_SECONDS),
             RAY_prestart_worker_first_driver="0",
-            OMP_NUM_THREADS=str(layout.cpus),
+            OMP_NUM_THREADS=str(layout.node_cpus),
+            COLUMNS="150",  # of the tables in a job's output
+            **node_environment(keys),
             **secrets,
         ),
         healthy=lambda: _healthy(agent),
@@ -122,9 +136,9 @@ def _healthy(agent: int) -> bool:
         return int(a.status) == 200
 
 
-def _ip(place: int) -> str:
+def _ip(layout: Layout, place: int) -> str:
     """Address of a node: all of 127.0.0.0/8 is this machine, and 127.0.0.1 is not taken by Ray."""
-    return f"127.0.0.{place + 1}"
+    return layout.host or f"127.0.0.{place + 1}"
 
 
 def _temporary(layout: Layout, name: str) -> Path:

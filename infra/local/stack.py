@@ -5,8 +5,10 @@
     python -m infra.local.stack --help
 
 Everything listens on loopback and wants a password or token; all lies in one folder. Ray has a head
-and several workers as nodes of their own, the first of which pretends to have a GPU, so that what
-happens on a cluster happens here: artifacts go through S3, caches belong to nodes, nodes may die.
+and several workers as nodes of their own, the first of which has the GPUs or pretends to have one,
+so that what happens on a cluster happens here: artifacts go through S3, caches belong to nodes,
+nodes may die. With `--workers 0` the head is the one node, with all cores and GPUs; with `--host`
+besides, other machines join it (infra/local/join.sh).
 """
 
 from __future__ import annotations
@@ -79,10 +81,10 @@ class Stack:
             *(self.worker(number) for number in range(1, layout.workers + 1)),
         ]
 
-    def worker(self, number: int, gpus: int | None = None) -> Service:
-        """A further node; the first one has a GPU unless something else is said."""
-        gpus = int(number == 1) if gpus is None else gpus
-        return ray_cluster.worker(self.layout, self.keys, self.secrets, number, gpus)
+    def worker(self, number: int, *, gpu: bool | None = None) -> Service:
+        """A node beside the head; the first one has a GPU unless something else is said."""
+        gpu = number == 1 if gpu is None else gpu
+        return ray_cluster.worker(self.layout, self.keys, self.secrets, number, gpu=gpu)
 
     def start(self) -> Iterator[str]:
         """Start what does not run, and tell of each server once it answers. Raises StackError."""
@@ -130,13 +132,18 @@ class Stack:
         return f"{service.name:14} runs already"
 
     def _write_environment(self) -> None:
-        """For people's shells, and for jobs."""
-        everything = {**ray_cluster.environment(self.layout), **self.secrets, **self.addresses}
-        lines = [f"export {name}='{value}'" for name, value in everything.items()]
-        private(self.layout.home / "environment.sh", "\n".join(lines) + "\n")
-        (self.layout.home / "runtime_env.yaml").write_text(
-            yaml.safe_dump({"env_vars": self.addresses})
+        """For people's shells, for machines that join, and for jobs."""
+        home, layout = self.layout.home, self.layout
+        user = {**ray_cluster.environment(layout), **self.secrets, **self.addresses}
+        node = {**ray_cluster.node_environment(self.keys), **self.secrets}
+        ports = " ".join(
+            str(port) for port in (layout.postgres_port, layout.s3_port, layout.mlflow_port)
         )
+        joining = {**node, "STACK_HEAD": ray_cluster.address(layout), "STACK_PORTS": ports}
+        for name, variables in (("environment.sh", user), ("node.sh", joining)):
+            lines = [f"export {variable}='{value}'\n" for variable, value in variables.items()]
+            private(home / name, "".join(lines))
+        (home / "runtime_env.yaml").write_text(yaml.safe_dump({"env_vars": self.addresses}))
 
     def advice(self) -> str:
         """What to do with it."""
@@ -202,8 +209,11 @@ def _parser() -> argparse.ArgumentParser:
     for field in fields(Layout):
         if "help" in field.metadata:
             name = f"--{field.name.replace('_', '-')}"
-            text = f"{field.metadata['help']} (default: {field.default}, or as it was)"
-            parser.add_argument(name, type=int, default=argparse.SUPPRESS, help=text)
+            usual = field.default if field.default != "" else "none"
+            text = f"{field.metadata['help']} (default: {usual}, or as it was)"
+            parser.add_argument(
+                name, type=type(field.default), default=argparse.SUPPRESS, help=text
+            )
     return parser
 
 

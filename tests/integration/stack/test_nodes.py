@@ -91,7 +91,7 @@ def data(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> str:
 @pytest.fixture(scope="module")
 def joined(cluster: Cluster) -> int:
     """A fourth worker with a pretended GPU; its number."""
-    service = cluster.stack.worker(4, gpus=1)
+    service = cluster.stack.worker(4, gpu=True)
     cluster.stack.processes.start(service)
     cluster.stack.processes.wait(service)
     return 4
