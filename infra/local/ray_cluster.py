@@ -21,7 +21,8 @@ from infra.local.service import Service, clean_environment
 HEAD, WORKER = "ray-head", "ray-worker"
 OBJECT_STORE = 100 * 2**20  # bytes: artifacts go through the store, not through Ray
 JOB_STOP_SECONDS = 60  # for a stopped sweep to unwind; Ray's own 3 are too few
-STOP_SECONDS = 45.0  # a node drains for up to 30
+DRAIN_SECONDS = 5  # that a node gives its work when it is told to stop
+STOP_SECONDS = 30.0
 
 
 def head(layout: Layout, keys: Passwords, secrets: Mapping[str, str]) -> Service:
@@ -119,6 +120,7 @@ def _node(
             STAGEFLOW_HOME=str(folder / "stageflow"),
             PATH=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
             RAY_prestart_worker_first_driver="0",
+            RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S=str(DRAIN_SECONDS),
             OMP_NUM_THREADS=str(layout.node_cpus),
             COLUMNS="150",  # of the tables in a job's output
             **node_environment(keys),
