@@ -15,12 +15,13 @@ import json
 import tempfile
 import threading
 import uuid
+from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from stageflow.liveness import Watch, whereabouts
+from stageflow.liveness import Silence, has_died_here, whereabouts
 from stageflow.store import NotFound, Store, StoreError
 
 BEAT_SECONDS = 5.0
@@ -35,7 +36,10 @@ class Claims:
     store: Store
     me: str
     """Name of the object with this driver's beat."""
-    watch: Watch = field(default_factory=lambda: Watch(LEASE_SECONDS))
+    silences: dict[str, Silence] = field(
+        default_factory=lambda: defaultdict(lambda: Silence(BEAT_SECONDS))
+    )
+    """Of the drivers whose claims were in the way, by name."""
 
     def take(self, key: str) -> str:
         """Claim the artifact with this key; "" if it is ours now, else in words who has it."""
@@ -95,8 +99,10 @@ class Claims:
         except NotFound:
             return ""
         told = json.loads(beat)
-        lives = self.watch.lives(driver, beat, told)
-        return f"process {told['pid']} on {told['host']}" if lives else ""
+        silent = self.silences[driver].look({driver: beat})[driver]
+        if silent > LEASE_SECONDS or has_died_here(told):
+            return ""
+        return f"process {told['pid']} on {told['host']}"
 
 
 def new_driver() -> str:

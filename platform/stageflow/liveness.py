@@ -10,26 +10,34 @@ import os
 import socket
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 
-@dataclass(slots=True)
-class Watch:
-    """Looks at beats of others; each counts as living until its beat stands still too long."""
+class Silence:
+    """For how long values have stood still, as far as one has looked.
 
-    lease_seconds: float
-    beats: dict[str, tuple[Any, float]] = field(default_factory=dict)
-    """The last beat of each that was seen, and when it was new by the clock here."""
+    A watcher that slept, or whose view was blocked, has not seen anybody be silent: of the time
+    between two looks no more than `gap_seconds` count.
+    """
 
-    def lives(self, name: str, beat: Any, told: Mapping[str, Any]) -> bool:
-        """Whether `name` lives, whose newest beat this is and who has `told` its whereabouts."""
+    def __init__(self, gap_seconds: float) -> None:
+        self._gap = gap_seconds
+        self._seen: dict[str, tuple[Any, float]] = {}
+        self._looked = time.monotonic()
+
+    def look(self, values: Mapping[str, Any]) -> dict[str, float]:
+        """The seconds for each of the values, by name; one that was not there begins anew."""
         now = time.monotonic()
-        seen, since = self.beats.get(name, (None, now))
-        if beat != seen:
-            self.beats[name] = (beat, since := now)
-        return now - since <= self.lease_seconds and not has_died_here(told)
+        passed, self._looked = min(now - self._looked, self._gap), now
+        before = self._seen
+        self._seen = {
+            name: (value, before[name][1] + passed)
+            if name in before and before[name][0] == value
+            else (value, 0.0)
+            for name, value in values.items()
+        }
+        return {name: seconds for name, (_, seconds) in self._seen.items()}
 
 
 def whereabouts() -> dict[str, str | int]:

@@ -27,8 +27,9 @@ from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
+from stageflow.liveness import Silence
 from stageflow.redact import safe
-from stageflow.study_lease import LEASE_SECONDS, Drivers, Silence
+from stageflow.study_lease import BEAT_SECONDS, LEASE_SECONDS, Drivers
 from stageflow.study_storage import StudyError as StudyError
 from stageflow.study_storage import first_line, open_storage
 
@@ -124,7 +125,7 @@ class Study(Generic[Params]):
         # With the same seed, a sampler would propose an existing study's first parameters again.
         self._study.sampler = _sampler(seed + len(self._all()))
         self._drivers = Drivers(self, self.id)
-        self._unmarked = Silence()
+        self._unmarked = Silence(BEAT_SECONDS)
         self._asking = threading.RLock()
 
     def ask(self) -> Proposal[Params]:

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 from optuna.exceptions import StorageInternalError
 
-from stageflow.liveness import has_died_here, whereabouts
+from stageflow.liveness import Silence, has_died_here, whereabouts
 from stageflow.study_storage import StudyError
 
 BEAT_SECONDS = 10.0
@@ -36,34 +36,13 @@ class Noted(Protocol):
         ...
 
 
-class Silence:
-    """For how long values have stood still, as far as one has looked."""
-
-    def __init__(self) -> None:
-        self._seen: dict[str, tuple[Any, float]] = {}
-        self._looked = time.monotonic()
-
-    def look(self, values: Mapping[str, Any]) -> dict[str, float]:
-        """The seconds for each of the values; since an earlier look only so many count."""
-        now = time.monotonic()
-        passed, self._looked = min(now - self._looked, BEAT_SECONDS), now
-        before = self._seen
-        self._seen = {
-            name: (value, before[name][1] + passed)
-            if name in before and before[name][0] == value
-            else (value, 0.0)
-            for name, value in values.items()
-        }
-        return {name: seconds for name, (_, seconds) in self._seen.items()}
-
-
 class Drivers:
     """The drivers of one study, seen by one of them."""
 
     def __init__(self, study: Noted, me: str) -> None:
         self.me = me
         self._study = study
-        self._silence = Silence()
+        self._silence = Silence(BEAT_SECONDS)
         self._looking, self._beating = threading.Lock(), threading.Lock()
         self._lease: dict[str, Any] = {}
         self._beaten = 0.0

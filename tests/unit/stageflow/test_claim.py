@@ -12,7 +12,7 @@ import pytest
 
 from stageflow import claim
 from stageflow.claim import Claims, new_driver
-from stageflow.liveness import Watch, whereabouts
+from stageflow.liveness import whereabouts
 from stageflow.store import FolderStore, NotFound
 
 
@@ -56,16 +56,16 @@ def test_one_that_fell_silent_loses_it_once(
     store: FolderStore, drivers: list[Claims], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(claim, "BEAT_SECONDS", 1e9)
+    monkeypatch.setattr(claim, "LEASE_SECONDS", 0.0)
     silent = Claims(store, new_driver())
     with ExitStack() as stack:
         for each in (silent, *drivers):
             stack.enter_context(each.living())
-            each.watch = Watch(0.0)
         silent.take("key")
         for each in drivers:
             assert each.take("key") != "", "it was seen for the first time just now"
-        drivers[0].take("key")
-        monkeypatch.setattr(drivers[1].watch, "lease_seconds", 1e9)
+        assert drivers[0].take("key") == ""
+        monkeypatch.setattr(claim, "LEASE_SECONDS", 1e9)
         assert drivers[1].take("key") != "", "the other has taken it over"
         assert drivers[0].take("key") == ""
 

@@ -1,4 +1,4 @@
-"""Who lives: by the beat, by the process on this machine, and never by a clock elsewhere."""
+"""Who lives: by how long a beat stands still, and by the process on this machine."""
 
 from __future__ import annotations
 
@@ -8,9 +8,7 @@ import sys
 import pytest
 
 from stageflow import liveness
-from stageflow.liveness import Watch, has_died_here, whereabouts
-
-ELSEWHERE = {"host": "another", "pid": 1, "world": "w"}
+from stageflow.liveness import Silence, has_died_here, whereabouts
 
 
 def ended_process() -> int:
@@ -19,25 +17,45 @@ def ended_process() -> int:
     return process.pid
 
 
-class TestWatch:
-    def test_a_beat_that_changes_is_a_life(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        watch, clock = Watch(10.0), iter([0.0, 9.0, 18.0])
-        monkeypatch.setattr(liveness.time, "monotonic", lambda: next(clock))
-        assert all(watch.lives("driver", beat, ELSEWHERE) for beat in (b"1", b"2", b"3"))
+class Clock:
+    """A monotonic clock that goes on when it is told to."""
 
-    def test_one_that_stands_still_too_long_is_none(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        watch, clock = Watch(10.0), iter([0.0, 9.0, 11.0, 12.0])
-        monkeypatch.setattr(liveness.time, "monotonic", lambda: next(clock))
-        told = [watch.lives("driver", b"1", ELSEWHERE) for _ in range(3)]
-        assert told == [True, True, False]
-        assert watch.lives("driver", b"2", ELSEWHERE), "it only slept"
+    def __init__(self) -> None:
+        self.now = 1000.0
 
-    def test_what_others_do_says_nothing(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        watch, clock = Watch(10.0), iter([0.0, 5.0, 11.0])
-        monkeypatch.setattr(liveness.time, "monotonic", lambda: next(clock))
-        watch.lives("one", b"1", ELSEWHERE)
-        watch.lives("two", b"2", ELSEWHERE)
-        assert not watch.lives("one", b"1", ELSEWHERE)
+    def monotonic(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(liveness.time, "monotonic", clock.monotonic)
+    return clock
+
+
+class TestSilence:
+    def test_stands_still(self, clock: Clock) -> None:
+        silence = Silence(10.0)
+        told = []
+        for value in (1, 1, 1, 2, 2):
+            told.append(silence.look({"a": value})["a"])
+            clock.now += 4
+        assert told == [0, 4, 8, 0, 4]
+
+    def test_while_nobody_looks_no_time_runs(self, clock: Clock) -> None:
+        """A watcher that slept has not seen anybody be silent."""
+        silence = Silence(10.0)
+        silence.look({"a": 1})
+        clock.now += 100_000
+        assert silence.look({"a": 1}) == {"a": 10.0}
+
+    def test_who_is_gone_begins_anew(self, clock: Clock) -> None:
+        silence = Silence(10.0)
+        silence.look({"a": 1})
+        clock.now += 5
+        assert silence.look({}) == {}
+        assert silence.look({"a": 1}) == {"a": 0}
 
 
 class TestDeathHere:
@@ -50,6 +68,3 @@ class TestDeathHere:
     @pytest.mark.parametrize("other", [{"host": "another"}, {"world": "another start/or space"}])
     def test_elsewhere_its_number_means_nothing(self, other: dict[str, str]) -> None:
         assert not has_died_here({**whereabouts(), "pid": ended_process(), **other})
-
-    def test_an_ended_one_needs_no_waiting(self) -> None:
-        assert not Watch(1e9).lives("driver", b"1", {**whereabouts(), "pid": ended_process()})

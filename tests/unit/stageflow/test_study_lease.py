@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from stageflow import study_lease as module
-from stageflow.study_lease import BEAT_SECONDS, LEASE_SECONDS, Drivers, Silence
+from stageflow.study_lease import BEAT_SECONDS, LEASE_SECONDS, Drivers
 
 
 class Clock:
@@ -76,30 +76,6 @@ def look_for(seconds: float, drivers: Drivers, clock: Clock) -> list[str]:
         clock.now += BEAT_SECONDS
         dead = drivers.look()[1]
     return dead
-
-
-class TestSilence:
-    def test_stands_still(self, clock: Clock) -> None:
-        silence = Silence()
-        told = []
-        for value in (1, 1, 1, 2, 2):
-            told.append(silence.look({"a": value})["a"])
-            clock.now += 4
-        assert told == [0, 4, 8, 0, 4]
-
-    def test_while_nobody_looks_no_time_runs(self, clock: Clock) -> None:
-        """A watcher that slept has not seen anybody be silent."""
-        silence = Silence()
-        silence.look({"a": 1})
-        clock.now += 100_000
-        assert silence.look({"a": 1}) == {"a": BEAT_SECONDS}
-
-    def test_who_is_gone_begins_anew(self, clock: Clock) -> None:
-        silence = Silence()
-        silence.look({"a": 1})
-        clock.now += 5
-        assert silence.look({}) == {}
-        assert silence.look({"a": 1}) == {"a": 0}
 
 
 class TestDrivers:
