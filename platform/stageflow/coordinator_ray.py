@@ -14,7 +14,7 @@ from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 
 import ray
-from ray.exceptions import RayError, RayTaskError
+from ray.exceptions import RayActorError, RayError, RayTaskError
 from ray.util.placement_group import PlacementGroup
 
 from stageflow.artifact import Artifacts, Manifest, Part, folder_of
@@ -37,7 +37,7 @@ from stageflow.group_ray import Interrupted
 from stageflow.pool_ray import Handle, Pool
 from stageflow.stage import Node, ancestry
 
-RETRIES = 3  # times that one shard is executed again because its worker died
+RETRIES = 3  # times that a shard is executed again because its worker died, without getting on
 EVENTS = 10_000  # kept for those who watch
 
 
@@ -290,44 +290,51 @@ class Coordinator:
                 return Part.from_json(
                     json.loads(await asyncio.to_thread(self.artifacts.store.read, record))
                 )
-        last = ""
-        for _ in range(RETRIES + 1):
-            if missing := self.pool.machines.missing(node.stage.needs):
-                self._tell(Event(Kind.WAITING, node.name, node.key, missing))
-            worker = await self.pool.acquire(node.stage.needs)
-            if not self.wanted[node.key]:
-                await self.pool.release(worker)
-                return Failed(UNWANTED, cancelled=True)
-            needs = self.pool.machines.fitted(node.stage.needs)
-            device = "cuda" if needs.gpus else "cpu"
-            self._tell(Event(Kind.STARTED, node.name, node.key, _started(node, shard, device)))
-            alive = True
-            try:
-                part: Part | Failed | Interrupted
-                part = await worker.execute.remote(node, shard, device)
-                alive = not isinstance(part, Interrupted)  # a group's worker, to leave nothing
-            except RayTaskError as error:
-                alive = False
-                return failure(error.cause or error)
-            except RayError as error:  # of the worker, its machine or its start, not of the stage
-                alive = False
-                part = Interrupted(str(error).splitlines()[0])
-            finally:
-                await self.pool.release(worker, alive=alive)
-            if isinstance(part, Interrupted):
-                last = part.reason
-                flight = self.flights[node.key]
-                if shard.index in flight.progress:
-                    flight.lost[shard.index] = flight.progress[shard.index][0]
-                self._tell(Event(Kind.INTERRUPTED, node.name, node.key, last))
-                continue
-            if shard.count > 1 and isinstance(part, Part):
-                data = json.dumps(asdict(part)).encode()
-                await asyncio.to_thread(self.artifacts.store.create, record, data)
-            return part
-        return Failed(
-            f"the worker died {RETRIES + 1} times in a row: out of memory, perhaps; at last: {last}"
-        )
+        flight = self.flights[node.key]
+        deaths = reported = 0
+        while True:
+            part = await self._on_some_worker(node, shard)
+            if not isinstance(part, Interrupted):
+                break
+            self._tell(Event(Kind.INTERRUPTED, node.name, node.key, part.reason))
+            if shard.index in flight.progress:
+                flight.lost[shard.index] = flight.progress[shard.index][0]
+            # Neither a machine that was taken away nor a death further on speaks against the stage.
+            went_on, reported = len(flight.reports) > reported, len(flight.reports)
+            deaths = 0 if part.preempted else 1 if went_on else deaths + 1
+            if deaths > RETRIES:
+                return Failed(
+                    f"the worker died {deaths} times in a row: out of memory, perhaps; at last: "
+                    f"{part.reason}"
+                )
+        if shard.count > 1 and isinstance(part, Part):
+            data = json.dumps(asdict(part)).encode()
+            await asyncio.to_thread(self.artifacts.store.create, record, data)
+        return part
+
+    async def _on_some_worker(self, node: Node, shard: Shard) -> Part | Failed | Interrupted:
+        """Execute one shard on a worker, once there is one."""
+        if missing := self.pool.machines.missing(node.stage.needs):
+            self._tell(Event(Kind.WAITING, node.name, node.key, missing))
+        worker = await self.pool.acquire(node.stage.needs)
+        if not self.wanted[node.key]:
+            await self.pool.release(worker)
+            return Failed(UNWANTED, cancelled=True)
+        needs = self.pool.machines.fitted(node.stage.needs)
+        device = "cuda" if needs.gpus else "cpu"
+        self._tell(Event(Kind.STARTED, node.name, node.key, _started(node, shard, device)))
+        alive = False
+        try:
+            part: Part | Failed | Interrupted = await worker.execute.remote(node, shard, device)
+            alive = not isinstance(part, Interrupted)  # a group's worker, to leave nothing
+        except RayTaskError as error:
+            return failure(error.cause or error)
+        except RayError as error:  # of the worker, its machine or its start, not of the stage
+            preempted = isinstance(error, RayActorError) and error.preempted
+            return Interrupted(str(error).splitlines()[0], preempted)
+        finally:
+            await self.pool.release(worker, alive=alive)
+        return part
 
     def _tell(self, event: Event) -> None:
         self.events.append(event)

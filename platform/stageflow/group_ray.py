@@ -10,8 +10,8 @@ Ray Train waits until there is room for all ranks at once, places and connects t
 over them. Its checkpoints, its retries and its storage are not used: those of `stageflow` serve all
 stages alike.
 
-Tested are groups of one machine with Gloo. NCCL, and ranks on several machines, have not been
-tried.
+Tested are groups with Gloo, of one node and of two on one machine. NCCL, and ranks on several
+machines, have not been tried.
 """
 
 import math
@@ -62,6 +62,8 @@ class Interrupted:
     """The execution ended without a result and through no fault of the stage; try it again."""
 
     reason: str
+    preempted: bool = False
+    """Whether the machine was taken away, as Ray was told beforehand."""
 
 
 class RankFailed(Exception):

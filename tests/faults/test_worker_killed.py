@@ -122,6 +122,21 @@ def test_between_a_report_and_its_checkpoint(
     assert job.repeated() == (1, 4)
 
 
+def test_as_often_as_it_gets_on(
+    executor: RayExecutor, tmp_path: Path, pool: ThreadPoolExecutor
+) -> None:
+    """Machines that are taken away for a price may cost many workers in one long training."""
+    gate, log, steps = str(tmp_path / "step-"), tmp_path / "log", RETRIES + 2
+    node = count(Counting(label=uuid4().hex, to=steps + 1, log=str(log), gate=gate))
+    job = Job(executor, node, log, pool)
+    for step in range(1, steps + 1):
+        Path(f"{gate}{step}").touch()
+        os.kill(job.process_of(str(step + 1)), signal.SIGKILL)
+    Path(f"{gate}{steps + 1}").touch()
+    assert job.result().metrics == {"value": steps + 1}
+    assert job.interruptions() == steps > RETRIES
+
+
 def test_one_of_two_shards(executor: RayExecutor, tmp_path: Path, pool: ThreadPoolExecutor) -> None:
     """Only its own shard is done again, even if the others were finished before."""
     gate, log = str(tmp_path / "shard-"), tmp_path / "log"
