@@ -112,6 +112,13 @@ def entries(params: Params, options: Options) -> Sequence[Entry]:
     return found
 
 
+def pictures(params: Params, options: Options) -> Node:
+    """What each stage of a trial made of some images."""
+    method = named(options.method, options.data)
+    seeds = method.seeds(options, chosen(options), 0, options.part)
+    return pipelines.label_pictures(options, seeds, refined(params, options, 0), options.part)
+
+
 def rows(
     options: Options,
     tails: Sequence[Refined],
@@ -187,6 +194,7 @@ SWEEP = Sweep(
     space=space,
     pipeline=pipeline,
     entries=entries,
+    pictures=pictures,
     published=[published_row(**asdict(p)) for p in PUBLISHED if p.task == PSEUDO_LABEL],
 )
 

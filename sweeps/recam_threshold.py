@@ -94,7 +94,7 @@ def entries(params: Params, options: Options) -> Sequence[Entry]:
     cams = [cam(options, tuned(options), seed) for seed in seeds]
     longer = [recam(Params(loss_weight=0.0, extraction="w"), options, seed) for seed in seeds]
     recams = [recam(params, options, seed) for seed in seeds]
-    pictures = (compared(cams[0], recams[0], options),)
+    drawn = pictures(params, options)
     setting = f"{params.extraction}, loss weight {params.loss_weight:g}"
     searched = "parameters were searched with masks, on seed 0"
 
@@ -116,7 +116,7 @@ def entries(params: Params, options: Options) -> Sequence[Entry]:
             oracle=threshold is None or bool(note),
             reference=CAM.paper if method == CAM.name else "",
             note=note,
-            pictures=pictures if note and threshold is None else (),
+            pictures=(drawn,) if note and threshold is None else (),
         )
 
     return [
@@ -136,6 +136,11 @@ def recam(params: Params, options: Options, seed: int) -> ScoredMaps:
     return pipelines.recam(
         options, replace(found, recam=config), seed, weight=params.extraction
     )
+
+
+def pictures(params: Params, options: Options) -> Node:
+    """What a trial made of some images, beside plain CAM."""
+    return compared(cam(options, tuned(options), 0), recam(params, options, seed=0), options)
 
 
 def compared(plain: ScoredMaps, ours: ScoredMaps, options: Options) -> Node:
@@ -162,6 +167,7 @@ SWEEP = Sweep(
     space=space,
     pipeline=pipeline,
     entries=entries,
+    pictures=pictures,
     rung="probe_miou",
     published=[published_row(**asdict(found)) for found in SEED_ROWS],
 )

@@ -25,8 +25,8 @@ sys.path[:0] = [str(Path(__file__).resolve().parents[1] / root) for root in ("."
 from stageflow.board import Entry, published_row
 from stageflow.stage import Node
 from stageflow.sweep import Sweep, main
-from wsss import pipelines
-from wsss.config import LabelScore, SFCFusion
+from wsss import pipelines, stages
+from wsss.config import LabelScore, SeedPictures, SFCFusion
 from wsss.config.checks import check_least
 from wsss.methods import CAM, RARE_SEED, rare_classes
 from wsss.pipelines import ScoredMaps
@@ -116,6 +116,15 @@ def entries(params: Params, options: Options) -> Sequence[Entry]:
     return found
 
 
+def pictures(params: Params, options: Options) -> Node:
+    """What a trial made of some images, beside plain CAM."""
+    plain = CAM.seeds(options, chosen(options), 0, options.score)
+    ours = sfc(params, options, seed=0)
+    truth = stages.masks(options.data, options.score)
+    config = SeedPictures(names=("CAM", "SFC"), classes=options.classes)
+    return stages.seed_pictures(truth, plain.maps, plain.quality, ours.maps, ours.quality, config)
+
+
 def tuned(options: Options) -> Recipe:
     """The recipe of the setting, with the steps that the user wants."""
     found = chosen(options)
@@ -183,6 +192,7 @@ SWEEP = Sweep(
     space=space,
     pipeline=pipeline,
     entries=entries,
+    pictures=pictures,
     rung="probe_miou",
     published=[published_row(**asdict(p)) for p in PUBLISHED if p.task == CAM_SEED],
 )

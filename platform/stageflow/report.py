@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
@@ -27,6 +27,13 @@ def trial_headline(study: Study[Any], trials: int) -> str:
     return f"{study.name}: {spent} of {trials} trials{so_far}{others}"
 
 
+def ranked(trials: Iterable[Trial], *, maximise: bool) -> list[Trial]:
+    """The trials with a value, the best first, the earliest of equals."""
+    sign = -1 if maximise else 1
+    known = [trial for trial in trials if trial.value is not None]
+    return sorted(known, key=lambda trial: sign * (trial.value or 0.0))
+
+
 def trial_table(trials: Sequence[Trial], *, maximise: bool) -> Table:
     """The trials, best first: number, state, value, parameters, and why if one failed."""
     names = list(dict.fromkeys(name for trial in trials for name in trial.params))
@@ -35,13 +42,8 @@ def trial_table(trials: Sequence[Trial], *, maximise: bool) -> Table:
     )
     for heading in ("trial", "state", "value", *names, "seconds", ""):
         table.add_column(heading, justify="left" if heading in ("state", "") else "right")
-    worst = float("-inf")
-    ranked = sorted(
-        trials,
-        key=lambda t: worst if t.value is None else (t.value if maximise else -t.value),
-        reverse=True,
-    )
-    for trial in ranked[:SHOWN]:
+    rest = [trial for trial in trials if trial.value is None]
+    for trial in [*ranked(trials, maximise=maximise), *rest][:SHOWN]:
         table.add_row(
             str(trial.number),
             trial.state.lower(),

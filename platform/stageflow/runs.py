@@ -8,18 +8,22 @@ cut.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import math
 import re
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass, field, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from stageflow import run_notes
 from stageflow.artifact import Artifacts, Manifest
+from stageflow.lineages import Lineages as Lineages
+from stageflow.lineages import numbered
 from stageflow.redact import SECRET_NAME, safe
-from stageflow.store import NotFound
+from stageflow.report import ranked
 
 if TYPE_CHECKING:
     from stageflow.board_row import Row
@@ -27,7 +31,13 @@ if TYPE_CHECKING:
 
 KINDS = ("stageflow.study", "stageflow.trial", "stageflow.row")  # tags, one of which names a run
 PARENT = "mlflow.parentRunId"
+NOTE = "mlflow.note.content"  # its description, in Markdown
+SOURCE, SOURCE_TYPE, COMMIT = (
+    f"mlflow.source.{name}" for name in ("name", "type", "git.commit")
+)  # columns of its table
+IN_GRID = "mlflow.loggedImages"  # it has pictures that MLflow's charts show side by side
 STATUS = {"COMPLETE": "FINISHED", "PRUNED": "KILLED", "FAIL": "FAILED", "RUNNING": "RUNNING"}
+MOST_PICTURES = 60  # of one artifact: label maps by the thousand help nobody
 # MLflow's limits, in characters
 LONGEST_NAME, LONGEST_PARAM, LONGEST_TAG, LONGEST_SOURCE = 250, 6000, 8000, 65_535
 ROW_PARAMS = "task split method reference variant metric oracle crf weights comparable note".split()
@@ -41,6 +51,11 @@ class Tracked:
         experiment: name of the sweep; its studies share an MLflow experiment.
         study: name of the study, the parent run's.
         trials: all trials that were started.
+        maximise: whether the best of them has the largest value.
+        state: of the command: RUNNING, FINISHED, FAILED or KILLED.
+        began, ended: the command, in Unix seconds; 0 where that is not known.
+        command: as it was typed.
+        pictures: for the numbers of trials, the artifact with pictures, as "<stage>/<key>".
         options: of the sweep, nested or not; parameters of the parent run.
         rows: of the board that rest on this study.
         metric: name of the objective.
@@ -56,6 +71,17 @@ class Tracked:
     metric: str
     products: Mapping[str, str] = field(default_factory=dict)
     files: Mapping[str, str] = field(default_factory=dict)
+    maximise: bool = True
+    state: str = "FINISHED"
+    began: float = 0.0
+    ended: float = 0.0
+    command: str = ""
+    pictures: Mapping[int, str] = field(default_factory=dict)
+
+    @property
+    def completed(self) -> list[Trial]:
+        """The trials with a value, the best one first."""
+        return ranked(self.trials, maximise=self.maximise)
 
 
 class Point(NamedTuple):
@@ -77,12 +103,13 @@ class DataSet(NamedTuple):
 
 
 class Attachment(NamedTuple):
-    """A file to keep with a run: text, or the file `inside` an artifact."""
+    """A file to keep with a run: text, or the file `inside` an artifact (a picture, made small)."""
 
     path: str
     sha256: str
     content: str | Manifest
     inside: str = ""
+    small: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -114,59 +141,26 @@ class Run:
         return hashlib.sha256(text.encode()).hexdigest()[:20]
 
 
-@dataclass(slots=True)
-class Lineages:
-    """Reads manifests from a store, each once."""
-
-    artifacts: Artifacts
-    known: dict[str, Manifest | None] = field(default_factory=dict)
-
-    def of(self, folder: str) -> dict[str, Manifest]:
-        """The artifact in `<stage>/<key>` and, behind it, all it was made from, by name of stage.
-
-        A stage met twice has a number behind its name. Artifacts that were forgotten are left out.
-        """
-        found: dict[str, Manifest] = {}
-        todo = [folder]
-        for folder in todo:
-            manifest = self._read(folder)
-            if manifest is not None:
-                found[folder] = manifest
-                made = [i for i in manifest.inputs.values() if "identity" not in i]
-                parents = dict.fromkeys(f"{given['name']}/{given['key']}" for given in made)
-                todo += [parent for parent in parents if parent not in todo]
-        return dict(zip(_numbered(m.stage for m in found.values()), found.values(), strict=True))
-
-    def find(self, key: str) -> dict[str, Manifest]:
-        """The same for the artifact with this key, of whatever stage."""
-        try:
-            manifest = self.artifacts.find(key)
-        except NotFound:
-            return {}
-        return self.of(f"{manifest.stage}/{manifest.key}")
-
-    def _read(self, folder: str) -> Manifest | None:
-        if folder not in self.known:
-            self.known[folder] = self.artifacts.at(folder)
-        return self.known[folder]
-
-
-def study_run(tracked: Tracked) -> Run:
-    """The parent: it runs as long as a trial does."""
+def study_run(tracked: Tracked, lineages: Lineages, experiment: str = "") -> Run:
+    """The parent: it runs as long as the command or a trial does. `experiment` is MLflow's id."""
     counts = Counter(trial.state.lower() for trial in tracked.trials)
     summary = {"trials": ", ".join(f"{n} {state}" for state, n in sorted(counts.items()))}
-    now = time.time()
+    runs = counts["running"] or tracked.state == "RUNNING"
+    begun = [tracked.began, *(t.started for t in tracked.trials if t.started)]
+    ended = [tracked.ended, *(t.finished for t in tracked.trials if t.finished), *begun]
+    made = _any_lineage(tracked, lineages)
     return Run(
         kind="stageflow.study",
         identity=tracked.study,
         name=tracked.study,
-        status="RUNNING" if counts["running"] else "FINISHED",
-        started=_ms(min((t.started for t in tracked.trials if t.started), default=now)),
-        finished=None
-        if counts["running"]
-        else _ms(max((t.finished for t in tracked.trials if t.finished), default=now)),
+        status="RUNNING" if runs else tracked.state,
+        started=_ms(min(filter(None, begun), default=time.time())),
+        finished=None if runs else _ms(max(ended) or time.time()),
         params=_params(tracked.options),
-        tags=_tags(summary | {f"product.{name}": at for name, at in tracked.products.items()}),
+        points=_history(tracked),
+        tags=_tags(summary | {f"product.{name}": at for name, at in tracked.products.items()})
+        | _about(tracked, made, run_notes.of_study(tracked, experiment)),
+        data=_data(made),
         files=tuple(
             Attachment(name, hashlib.sha256(text.encode()).hexdigest(), text)
             for name, text in tracked.files.items()
@@ -182,6 +176,8 @@ def trial_run(tracked: Tracked, trial: Trial, lineages: Lineages) -> Run:
         told = Point(_name(tracked.metric), trial.value, _ms(trial.finished or 0), 0)
         points = (*(point for point in points if point.key != told.key), told)
     end = {"state": trial.state, "reason": trial.reason}
+    drawn = tracked.pictures.get(trial.number)
+    files = tuple(_attachments([*lineages.of(drawn).values()][:1] if drawn else []))
     return Run(
         kind="stageflow.trial",
         identity=f"{tracked.study}/{trial.number}",
@@ -191,8 +187,10 @@ def trial_run(tracked: Tracked, trial: Trial, lineages: Lineages) -> Run:
         finished=None if trial.finished is None else _ms(trial.finished),
         params=_params(trial.params),
         points=points,
-        tags=_tags(end | _origin(made, lineages.artifacts)),
+        tags=_tags(end | _origin(made, lineages.artifacts))
+        | _about(tracked, made, run_notes.of_trial(tracked, trial), files),
         data=_data(made),
+        files=files,
     )
 
 
@@ -212,10 +210,29 @@ def row_runs(tracked: Tracked, row: Row, lineages: Lineages) -> Iterator[Run]:
             finished=_ms(max((_end(m) for m in made.values()), default=0.0)),
             params=_params({name: getattr(row, name) for name in ROW_PARAMS} | {"seed": seed}),
             points=_points(made) or (Point(_name(row.metric), value / 100, 0, 0),),
-            tags=_tags({"config": row.config_key} | _origin(made, lineages.artifacts)),
+            tags=_tags({"config": row.config_key} | _origin(made, lineages.artifacts))
+            | _about(tracked, made, run_notes.of_row(tracked, row, seed), files),
             data=_data(made),
             files=tuple(files),
         )
+
+
+def _any_lineage(tracked: Tracked, lineages: Lineages) -> dict[str, Manifest]:
+    """What the best trial was made from, else the first row; {} as long as there is neither."""
+    targets = [trial.target for trial in tracked.completed if trial.target]
+    keys = [row.keys[0] for row in tracked.rows if row.keys]
+    return lineages.of(targets[0]) if targets else lineages.find(keys[0]) if keys else {}
+
+
+def _history(tracked: Tracked) -> tuple[Point, ...]:
+    """The best value so far, against the number of trials that had one."""
+    in_time = sorted(tracked.completed, key=lambda trial: (trial.finished or 0.0, trial.number))
+    name, best = _name(f"best/{tracked.metric}"), max if tracked.maximise else min
+    values = itertools.accumulate((trial.value or 0.0 for trial in in_time), best)
+    return tuple(
+        Point(name, value, _ms(trial.finished or 0.0), step)
+        for step, (trial, value) in enumerate(zip(in_time, values, strict=True), start=1)
+    )
 
 
 def _points(made: Mapping[str, Manifest], since: float = 0.0) -> tuple[Point, ...]:
@@ -261,6 +278,21 @@ def _origin(made: Mapping[str, Manifest], artifacts: Artifacts) -> dict[str, str
     }
 
 
+def _about(
+    tracked: Tracked, made: Mapping[str, Manifest], note: str, files: Sequence[Attachment] = ()
+) -> dict[str, str]:
+    """Tags that MLflow's pages show in places of their own."""
+    commits = [re.match(r"[0-9a-f]{7,40}\b", manifest.commit) for manifest in made.values()]
+    tags = {
+        NOTE: note,
+        SOURCE: tracked.command.partition(" ")[0],
+        SOURCE_TYPE: "JOB" if tracked.command else "",
+        COMMIT: next((found.group() for found in commits if found), ""),
+        IN_GRID: "True" if any(file.small for file in files) else "",
+    }
+    return {name: safe(text)[:LONGEST_TAG] for name, text in tags.items() if text}
+
+
 def _data(made: Mapping[str, Manifest]) -> tuple[DataSet, ...]:
     """The sources of a lineage, each once."""
     found: dict[str, DataSet] = {}
@@ -289,10 +321,22 @@ def _pictures(
 
 
 def _attachments(manifests: Sequence[Manifest]) -> Iterator[Attachment]:
-    for name, manifest in zip(_numbered(m.stage for m in manifests), manifests, strict=True):
-        for file in manifest.files:
-            if file.path.endswith(".png"):
-                yield Attachment(f"pictures/{name}/{file.path}", file.sha256, manifest, file.path)
+    """Each picture as people find it and, with a preview, as MLflow's image grid wants it.
+
+    Of runs that are compared, the grid of their charts shows pictures of the same key side by side,
+    and the page of the comparison files of the same name that lie in no folder.
+    """
+    for name, manifest in zip(numbered(m.stage for m in manifests), manifests, strict=True):
+        pictures = [file for file in manifest.files if file.path.endswith(".png")]
+        for file in pictures[:MOST_PICTURES]:
+            key = re.sub(r"[^\w. -]", "~", f"{name}/{file.path.removesuffix('.png')}")
+            mark = f"step+0+timestamp+{_ms(_end(manifest))}+{file.sha256[:32]}"
+            for path, small in (
+                (f"{name}.{file.path.replace('/', '.')}", False),
+                (f"images/{key}+{mark}.png", False),
+                (f"images/{key}+{mark}+compressed.webp", True),
+            ):
+                yield Attachment(path, file.sha256, manifest, file.path, small)
 
 
 def _params(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
@@ -315,14 +359,6 @@ def _name(text: str) -> str:
     """A name of a parameter, metric or tag that MLflow accepts."""
     parts = re.sub(r"[^\w./ :-]", "_", text).split("/")
     return "/".join(part for part in parts if part not in ("", ".", ".."))[:LONGEST_NAME] or "_"
-
-
-def _numbered(names: Iterable[str]) -> Iterator[str]:
-    """The names, the second of equals with "-2" behind it, and so on."""
-    seen: Counter[str] = Counter()
-    for name in names:
-        seen[name] += 1
-        yield name if seen[name] == 1 else f"{name}-{seen[name]}"
 
 
 def _end(manifest: Manifest) -> float:

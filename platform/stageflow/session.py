@@ -9,7 +9,7 @@ import functools
 import os
 import shlex
 import sys
-from collections.abc import Callable, Iterator, Sequence, Set
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -34,7 +34,8 @@ from stageflow.identity import digest
 from stageflow.live import LiveView
 from stageflow.plan import Plan, Status, plan
 from stageflow.product import Product, listing
-from stageflow.report import trial_headline, trial_table
+from stageflow.provenance import command
+from stageflow.report import ranked, trial_headline, trial_table
 from stageflow.results import write_section
 from stageflow.search import Objective, search
 from stageflow.settings import Settings, home
@@ -47,12 +48,17 @@ if TYPE_CHECKING:
     from stageflow.sweep import Sweep
 
 
+MOST_DRAWN = 24  # trials, the best ones: as many as one looks at
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Wanted:
     """What a command makes in the end: results for the board, and files to take away."""
 
     entries: Sequence[Entry]
     products: Sequence[Product]
+    pictures: Mapping[int, Node] = field(default_factory=dict)
+    """Of trials, by number."""
 
     def __post_init__(self) -> None:
         names = [product.name for product in self.products]
@@ -63,13 +69,15 @@ class Wanted:
     @property
     def nodes(self) -> list[Node]:
         """All that they need."""
-        return [*_nodes(self.entries), *(product.node for product in self.products)]
+        drawn = self.pictures.values()
+        return [*_nodes(self.entries), *(product.node for product in self.products), *drawn]
 
     def without(self, failed: Set[str]) -> Wanted:
         """Those of which no node has a key among the failed."""
         return Wanted(
             entries=[e for e in self.entries if not failed & {n.key for n in _nodes([e])}],
             products=[product for product in self.products if product.node.key not in failed],
+            pictures={n: node for n, node in self.pictures.items() if node.key not in failed},
         )
 
 
@@ -79,6 +87,7 @@ class Made:
 
     rows: Sequence[Row]
     products: Sequence[Product]
+    pictures: Mapping[int, Node] = field(default_factory=dict)
     failures: str = ""
 
     @property
@@ -124,7 +133,8 @@ class Session:
             with self._study(trial or first) as study, self._tracked(study, artifacts):
                 if objective is not None:
                     self._search(study, objective, artifacts)
-                    wanted = self._wanted(replace(self.sweep.defaults, **self._best(study)))
+                    best = self._wanted(replace(self.sweep.defaults, **self._best(study)))
+                    wanted = replace(best, pictures=self._pictures(study))
                 made = self._make(wanted, artifacts)
                 self._note(study, made)
                 self._finish(made)
@@ -176,9 +186,9 @@ class Session:
         code = sorted({node.stage.fingerprint for node in ancestry(*first)})
         made_by = [*(fingerprint(function) for function in searching if function), *code]
         made = [node.key for node in first]
-        command = digest([made, self.sweep.metric, self.sweep.maximise, made_by])
+        identity = digest([made, self.sweep.metric, self.sweep.maximise, made_by])
         study: Study[Any] = Study(
-            self.settings.study or f"{self.sweep.name}-{command[:8]}",
+            self.settings.study or f"{self.sweep.name}-{identity[:8]}",
             self.settings.studies,
             space=functools.partial(self.sweep.space or _nothing, options=self.options),
             maximise=self.sweep.maximise,
@@ -255,6 +265,16 @@ class Session:
             raise RunError("no trial completed:\n" + "\n".join(f"  {reason}" for reason in reasons))
         return dict(best.params)
 
+    def _pictures(self, study: Study[Any]) -> dict[int, Node]:
+        """What to draw of the best trials."""
+        draw = self.sweep.pictures
+        if draw is None:
+            return {}
+        return {
+            trial.number: draw(replace(self.sweep.defaults, **trial.params), self.options)
+            for trial in ranked(study.trials(), maximise=self.sweep.maximise)[:MOST_DRAWN]
+        }
+
     def _make(self, wanted: Wanted, artifacts: Artifacts) -> Made:
         """Make what is wanted; save and show what is whole of it."""
         nodes = wanted.nodes
@@ -277,7 +297,7 @@ class Session:
         self._keep([*rows, *self.sweep.published], artifacts.store)
         self._tell(whole.products)
         failures = failure_table(outcomes, nodes) if failed else ""
-        return Made(rows=rows, products=whole.products, failures=failures)
+        return Made(rows=rows, products=whole.products, pictures=whole.pictures, failures=failures)
 
     def _keep(self, rows: Sequence[Row], store: Store) -> None:
         board.save(rows, store)
@@ -295,7 +315,8 @@ class Session:
     def _note(self, study: Study[Any], made: Made) -> None:
         from stageflow import projection
 
-        projection.made(study, rows=made.rows, products=made.places)
+        drawn = {n: f"{node.name}/{node.key}" for n, node in made.pictures.items()}
+        projection.made(study, rows=made.rows, products=made.places, pictures=drawn)
 
     def _finish(self, made: Made) -> None:
         if made.failures:
@@ -319,12 +340,21 @@ class Session:
         from stageflow import projection
         from stageflow.tracking import Background
 
-        options = asdict(self.options)
-        projection.describe(study, sweep=self.sweep.name, options=options, metric=self.sweep.metric)
-        latest = functools.partial(projection.tracked, study, artifacts.store)
-        with Background(
-            latest, artifacts, self.settings.tracking, is_mine=study.is_first
-        ) as background:
+        projection.describe(
+            study,
+            sweep=self.sweep.name,
+            options=asdict(self.options),
+            metric=self.sweep.metric,
+            maximise=self.sweep.maximise,
+            command=command(),
+        )
+        latest = functools.partial(projection.tracked, study, artifacts.store, driven=True)
+        with (
+            Background(
+                latest, artifacts, self.settings.tracking, is_mine=study.is_first
+            ) as background,
+            projection.end_noted(study),
+        ):
             yield
         self.console.print(background.verdict(), soft_wrap=True)
 

@@ -4,12 +4,13 @@
     def pipeline(params, options): ...   # parameters -> the node whose metric is the objective
     def entries(params, options): ...    # what to put on the leaderboard, for the best parameters
     def products(params, options): ...   # files that people take away, made along with it
+    def pictures(params, options): ...   # what to draw of each trial, to be compared side by side
     if __name__ == "__main__":
         sys.exit(main(Sweep(...)))
 
 The same command again continues where it was stopped, and never repeats what is done. An experiment
 that has nothing to search, and only puts methods side by side, leaves space and pipeline out; one
-that has nothing to take away leaves products out.
+that has nothing to take away, or to draw of trials, leaves products or pictures out.
 """
 
 from __future__ import annotations
@@ -68,6 +69,14 @@ class Entries(Protocol[Chosen, Given]):
         ...
 
 
+class Pictures(Protocol[Chosen, Given]):
+    """Parameters to pictures."""
+
+    def __call__(self, params: Chosen, options: Given) -> Node:
+        """The node with PNG files, of the same names for all parameters."""
+        ...
+
+
 class Products(Protocol[Chosen, Given]):
     """Parameters to files that people take away."""
 
@@ -93,8 +102,8 @@ class Sweep(Generic[Options, Params]):
         about: what it does, for `--help`; usually the module's docstring.
         options: what a user may set by flags; its values are the defaults.
         defaults: the parameters to try first, for instance the published ones.
-        space, pipeline, entries, products: see the module's docstring; with no pipeline nothing is
-            searched.
+        space, pipeline, entries, products, pictures: see the module's docstring; with no pipeline
+            nothing is searched.
         summary: what `--results FILE.md` writes of the rows; without it, the board as Markdown.
         metric: the objective, a metric of the pipeline's node.
         rung: a metric that stages report on the way, on which ASHA stops trials; "" for none.
@@ -110,6 +119,7 @@ class Sweep(Generic[Options, Params]):
     pipeline: Pipeline[Params, Options] | None = None
     entries: Entries[Params, Options]
     products: Products[Params, Options] | None = None
+    pictures: Pictures[Params, Options] | None = None
     summary: Summary[Options] | None = None
     metric: str = "miou"
     rung: str = ""

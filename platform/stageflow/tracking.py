@@ -21,13 +21,12 @@ from typing import TYPE_CHECKING
 
 from stageflow.artifact import Artifacts
 from stageflow.redact import safe
+from stageflow.run_notes import IN_THE_UI
 from stageflow.runs import Lineages, Tracked, row_runs, study_run, trial_run
 
 if TYPE_CHECKING:
     from types import TracebackType
 
-    from stageflow.board_row import Row
-    from stageflow.study import Trial
     from stageflow.tracking_mlflow import Experiment
 
 __all__ = ["Background", "Links", "Tracked", "Tracker", "project"]
@@ -36,6 +35,7 @@ PERIOD_SECONDS = 10.0
 LOOK_SECONDS = 0.3  # between two looks at whose turn it is
 TURN_SECONDS = 5.0  # how long a driver that ends waits for another one that writes
 LAST_SECONDS = 30.0  # how long the end of a sweep may wait for MLflow
+BROKEN_OFF_SECONDS = 5.0  # the same, for one that was stopped or failed
 LONGEST_REASON = 160  # characters
 ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -58,7 +58,8 @@ class Links:
     def __str__(self) -> str:
         place = safe(self.uri)
         if place.startswith("http"):
-            return f"{place.rstrip('/')}/#/experiments/{self.experiment}/runs/{self.run}"
+            page = f"#/experiments/{self.experiment}/runs/{self.run}"
+            return f"{place.rstrip('/')}/{page}?{IN_THE_UI}"
         command = shutil.which("mlflow") or Path(sys.executable).with_name("mlflow")
         return f"run {self.run}; to open it: {command} ui --backend-store-uri {place}"
 
@@ -70,7 +71,7 @@ class Tracker:
         """Nothing is asked of the server yet."""
         self.uri = uri
         self._experiment: Experiment | None = None
-        self._shown: dict[str, Trial | Row] = {}
+        self._shown: dict[str, object] = {}
 
     def project(self, tracked: Tracked, artifacts: Artifacts) -> Links:
         """Bring the server to what is tracked. Raises what MLflow or the store raise."""
@@ -84,9 +85,9 @@ class Tracker:
     def _project(self, tracked: Tracked, artifacts: Artifacts) -> Links:
         experiment = self._experiment = self._experiment or _open(self.uri, tracked.experiment)
         lineages = Lineages(artifacts)
-        parent = experiment.write(study_run(tracked), artifacts)
+        parent = experiment.write(study_run(tracked, lineages, experiment.id), artifacts)
         for trial in tracked.trials:
-            if self._is_news(f"trial {trial.number}", trial):
+            if self._is_news(f"trial {trial.number}", (trial, tracked.pictures.get(trial.number))):
                 experiment.write(trial_run(tracked, trial, lineages).under(parent), artifacts)
         for row in tracked.rows:
             if self._is_news(f"row {row.key}", row):
@@ -94,7 +95,7 @@ class Tracker:
                     experiment.write(run.under(parent), artifacts)
         return Links(self.uri, experiment.id, parent)
 
-    def _is_news(self, name: str, told: Trial | Row) -> bool:
+    def _is_news(self, name: str, told: object) -> bool:
         before = self._shown.get(name)
         self._shown[name] = told
         return before != told
@@ -125,6 +126,7 @@ class Background:
     period: float = PERIOD_SECONDS
     turn: float = TURN_SECONDS
     patience: float = LAST_SECONDS
+    haste: float = BROKEN_OFF_SECONDS
     say: Callable[[str], None] = lambda line: print(line, file=sys.stderr)
     problem: str = field(default="", init=False)
     links: Links | None = field(default=None, init=False)
@@ -143,9 +145,9 @@ class Background:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Have it written a last time; wait for `patience` seconds, on an error not at all."""
+        """Have it written a last time; wait for `patience` seconds, on an error `haste`."""
         self._over.set()
-        self._thread.join(self.patience if error is None else 0)
+        self._thread.join(self.patience if error is None else self.haste)
         if self._thread.is_alive():
             self._complain(f"not done after {self.patience:g} s")
 

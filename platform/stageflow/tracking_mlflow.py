@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 import re
+import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -21,6 +22,7 @@ from mlflow.entities import Dataset, DatasetInput, InputTag, LifecycleStage, Met
 from mlflow.entities import Run as MlflowRun
 from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT
+from PIL import Image, UnidentifiedImageError
 
 from stageflow.artifact import Artifacts
 from stageflow.runs import KINDS, Attachment, DataSet, Run
@@ -28,6 +30,7 @@ from stageflow.runs import KINDS, Attachment, DataSet, Run
 DIGEST = "stageflow.digest"  # tag of a run that says all it shall; written last
 METRICS, PARAMS, TAGS = 500, 50, 50  # in one request: below MLflow's limits, of numbers and of 1 MB
 PAGE = 1000  # runs in one answer
+PREVIEW = 800  # pixels at most; MLflow's own previews have 256, too few to read a figure
 KIND = {"mlflow.experimentKind": "custom_model_development"}  # the UI opens on runs, not on traces
 
 Identity: TypeAlias = tuple[str, str]
@@ -127,9 +130,16 @@ class Experiment:
     def _upload(self, run_id: str, file: Attachment, artifacts: Artifacts) -> None:
         if isinstance(file.content, str):
             self._client.log_text(run_id, file.content, file.path)
-        else:
-            local = artifacts.fetch(file.content) / file.inside
-            self._client.log_artifact(run_id, str(local), str(PurePosixPath(file.path).parent))
+            return
+        made, path = artifacts.fetch(file.content) / file.inside, PurePosixPath(file.path)
+        with tempfile.TemporaryDirectory(prefix="mlflow-") as folder:
+            sent = Path(folder) / path.name  # which MLflow takes over
+            if file.small:
+                _save_preview(made, sent)
+            else:
+                sent.symlink_to(made.absolute())
+            inside = str(path.parent) if path.parent.name else None
+            self._client.log_artifact(run_id, str(sent), inside)
 
     def _tell(self, run_id: str, run: Run, digest: str) -> None:
         """Everything but files. The digest comes last: whoever finds it need not look further."""
@@ -160,6 +170,15 @@ def _artifacts_beside(uri: str, name: str) -> str | None:
     folder = re.sub(r"[^\w.-]|^\.+", "_", name)
     database = Path(urlsplit(uri).path.removeprefix("/")).absolute()
     return (database.parent / "mlflow-artifacts" / folder).as_uri()
+
+
+def _save_preview(picture: Path, to: Path) -> None:
+    try:
+        with Image.open(picture) as image:
+            image.thumbnail((PREVIEW, PREVIEW))
+            image.save(to)
+    except UnidentifiedImageError:  # no picture: it is shown as badly small as large
+        to.symlink_to(picture.absolute())
 
 
 def _dataset_input(given: DataSet) -> DatasetInput:

@@ -83,6 +83,15 @@ def values(run: Run, key: str) -> list[tuple[int, float]]:
     return [(point.step, point.value) for point in run.points if point.key == key]
 
 
+def parent(artifacts: Artifacts, *trials: Trial, **facts: Any) -> Run:
+    return study_run(tracked(*trials, **facts), Lineages(artifacts), "7")
+
+
+def said(run: Run) -> dict[str, str]:
+    """The tags of our own, as opposed to those that MLflow has a place for."""
+    return {name: text for name, text in run.tags.items() if name.startswith("stageflow.")}
+
+
 def shown(artifacts: Artifacts, one: Trial | None = None) -> Run:
     one = one or trial()
     return trial_run(tracked(one), one, Lineages(artifacts))
@@ -113,7 +122,7 @@ def test_lineage_of_a_trial(artifacts: Artifacts) -> None:
     assert values(run, "total/stages") == [(0, 3)]
     assert values(run, "total/reused_stages") == [(0, 2)]  # maps began after the trial did
     assert run.params == {"w": "0.5"}
-    assert run.tags == {
+    assert said(run) == {
         "stageflow.state": "COMPLETE",
         "stageflow.seed": "3",
         "stageflow.commit": "c0ffee",
@@ -160,13 +169,65 @@ def test_other_ends(artifacts: Artifacts, state: str, status: str, facts: dict[s
     run = shown(artifacts, trial(state=state, value=None, target="", **facts))
     reason = {"stageflow.reason": facts["reason"]} if "reason" in facts else {}
     assert run.status == status
-    assert run.tags == {"stageflow.state": state, **reason}
+    assert said(run) == {"stageflow.state": state, **reason}
     assert not run.points
     assert run.finished == (None if state == "RUNNING" else 1060_000)
 
 
 def test_a_forgotten_target_leaves_the_value(artifacts: Artifacts) -> None:
     assert shown(artifacts).points == (Point("miou", 0.5, 1060_000, 0),)
+
+
+def test_pictures_of_a_trial(artifacts: Artifacts) -> None:
+    picture(artifacts, "draw/p")
+    one, other = trial(), trial(1)
+    told = tracked(one, other, pictures={1: "draw/p", 2: "draw/gone"})
+    without, run = (trial_run(told, each, Lineages(artifacts)) for each in (one, other))
+    assert [file.path for file in run.files][:1] == ["draw.a.png"]
+    assert [file.small for file in run.files] == [False, False, True]
+    assert "mlflow.loggedImages" in run.tags
+    assert not without.files
+    assert "mlflow.loggedImages" not in without.tags
+
+
+def test_what_mlflow_has_columns_for(artifacts: Artifacts) -> None:
+    """A commit only where there is one: the digest of a folder's files is none."""
+    made(artifacts, "score/k", commit="c0ffee012345-dirty", inputs={"images": VOC})
+    one = trial()
+    told = tracked(one, command="sweeps/recam.py --data voc")
+    for run in (
+        trial_run(told, one, Lineages(artifacts)),
+        study_run(told, Lineages(artifacts)),
+    ):
+        assert run.tags["mlflow.source.name"] == "sweeps/recam.py"
+        assert run.tags["mlflow.source.type"] == "JOB"
+        assert run.tags["mlflow.source.git.commit"] == "c0ffee012345"
+        assert [given.name for given in run.data] == ["voc"]
+    made(artifacts, "score/s", commit="source:0884b8499001")
+    assert "mlflow.source.git.commit" not in shown(artifacts, trial(target="score/s")).tags
+
+
+@pytest.mark.parametrize(("maximise", "best"), [(True, [0.4, 0.4, 0.6]), (False, [0.4, 0.2, 0.2])])
+def test_the_parent_has_the_best_value_so_far(
+    artifacts: Artifacts, maximise: bool, best: list[float]
+) -> None:
+    trials = [
+        trial(0, value=0.2, finished=20.0),
+        trial(1, value=0.4, finished=10.0),
+        trial(2, value=0.6, finished=30.0),
+        trial(3, value=None, state="FAIL"),
+    ]
+    run = parent(artifacts, *trials, maximise=maximise)
+    assert values(run, "best/miou") == list(enumerate(best, start=1))
+    assert [point.time for point in run.points] == [10_000, 20_000, 30_000]
+
+
+@pytest.mark.parametrize("state", ["FINISHED", "FAILED", "KILLED"])
+def test_the_parent_ends_as_its_command_did(artifacts: Artifacts, state: str) -> None:
+    run = parent(artifacts, trial(), state=state, began=900.0, ended=1200.0)
+    assert (run.status, run.started, run.finished) == (state, 900_000, 1200_000)
+    working = parent(artifacts, trial(), state="RUNNING", began=900.0)
+    assert (working.status, working.finished) == ("RUNNING", None)
 
 
 def test_what_mlflow_cannot_hold(artifacts: Artifacts) -> None:
@@ -179,13 +240,13 @@ def test_what_mlflow_cannot_hold(artifacts: Artifacts) -> None:
     assert shown(artifacts, one).params == {"long": "v" * 6000}
 
 
-def test_the_parent_runs_as_long_as_a_trial() -> None:
+def test_the_parent_runs_as_long_as_a_trial(artifacts: Artifacts) -> None:
     done, open_ = trial(), trial(1, state="RUNNING", started=1001.0, finished=None)
-    run = study_run(tracked(done, open_, options={"data": {"root": "x"}, "epochs": 3}))
+    run = parent(artifacts, done, open_, options={"data": {"root": "x"}, "epochs": 3})
     assert (run.status, run.started, run.finished) == ("RUNNING", 1001_000, None)
     assert run.params == {"data.root": "x", "epochs": "3"}
-    assert run.tags == {"stageflow.trials": "1 complete, 1 running"}
-    closed = study_run(tracked(done, files={"leaderboard.html": "<html>", "leaderboard.md": "|"}))
+    assert said(run) == {"stageflow.trials": "1 complete, 1 running"}
+    closed = parent(artifacts, done, files={"leaderboard.html": "<html>", "leaderboard.md": "|"})
     assert (closed.status, closed.finished) == ("FINISHED", 1060_000)
     assert [(file.path, file.content) for file in closed.files] == [
         ("leaderboard.html", "<html>"),
@@ -193,9 +254,9 @@ def test_the_parent_runs_as_long_as_a_trial() -> None:
     ]
 
 
-def test_the_parent_says_where_products_lie() -> None:
-    run = study_run(tracked(products={"predictions, as PNGs": "s3://b/predict/k"}))
-    assert run.tags == {"stageflow.product.predictions_ as PNGs": "s3://b/predict/k"}
+def test_the_parent_says_where_products_lie(artifacts: Artifacts) -> None:
+    run = parent(artifacts, products={"predictions, as PNGs": "s3://b/predict/k"})
+    assert said(run) == {"stageflow.product.predictions_ as PNGs": "s3://b/predict/k"}
 
 
 @pytest.mark.parametrize(
@@ -206,10 +267,10 @@ def test_the_parent_says_where_products_lie() -> None:
         ("s3://bucket/a and me@example.org", "s3://bucket/a and me@example.org"),
     ],
 )
-def test_credentials_are_cut(text: str, left: str) -> None:
+def test_credentials_are_cut(artifacts: Artifacts, text: str, left: str) -> None:
     assert safe(text) == left
     options = {"url": text, "s3": {"secret_key": "abc"}, "class_token": "mean"}
-    params = study_run(tracked(options=options)).params
+    params = parent(artifacts, options=options).params
     assert params == {"url": left, "s3.secret_key": "***", "class_token": "mean"}
 
 
@@ -267,17 +328,29 @@ def test_a_row_is_one_run_for_each_seed(artifacts: Artifacts) -> None:
     assert second.params["reference"] == "IRN"
     assert (first.started, first.finished) == (900_000, 1010_000)
     assert [given.name for given in first.data] == ["voc"]
-    own = [[(file.path, file.sha256) for file in run.files] for run in (first, second)]
-    both = [("pictures/compare/a.png", "compare/c"), ("pictures/legend/a.png", "legend/l")]
-    assert own[0] == [("pictures/draw/a.png", "draw/p1"), *both]
-    assert own[1] == [("pictures/draw/a.png", "draw/p2"), *both]
+    own = [
+        [(file.path, file.sha256) for file in run.files if not file.path.startswith("images/")]
+        for run in (first, second)
+    ]
+    both = [("compare.a.png", "compare/c"), ("legend.a.png", "legend/l")]
+    assert own[0] == [("draw.a.png", "draw/p1"), *both]
+    assert own[1] == [("draw.a.png", "draw/p2"), *both]
 
 
 def test_pictures_of_one_stage_do_not_overwrite_each_other(artifacts: Artifacts) -> None:
     for key in ("p1", "p2"):
         picture(artifacts, f"draw/{key}")
     run, _ = row_runs(tracked(), board_row("draw/p1", "draw/p2"), Lineages(artifacts))
-    assert [file.path for file in run.files] == ["pictures/draw/a.png", "pictures/draw-2/a.png"]
+    mark = "a+step+0+timestamp+1010000+draw~p"
+    assert [file.path.replace("draw/p", "draw~p") for file in run.files] == [
+        "draw.a.png",
+        f"images/draw~{mark}1.png",
+        f"images/draw~{mark}1+compressed.webp",
+        "draw-2.a.png",
+        f"images/draw-2~{mark}2.png",
+        f"images/draw-2~{mark}2+compressed.webp",
+    ]
+    assert run.tags["mlflow.loggedImages"] == "True"
 
 
 def test_a_row_whose_artifacts_were_forgotten(artifacts: Artifacts) -> None:
@@ -297,5 +370,5 @@ def test_the_digest_tells_everything_apart(artifacts: Artifacts) -> None:
     digests = {run.digest for run in (*runs, runs[0].under("p"))}
     assert len(digests) == 5
     assert shown(artifacts).digest == runs[0].digest
-    pages = [study_run(tracked(trial(), files={"page": page})).digest for page in "ab"]
+    pages = [parent(artifacts, trial(), files={"page": page}).digest for page in "ab"]
     assert pages[0] != pages[1]

@@ -11,12 +11,13 @@ import optuna
 import pytest
 from mlflow import MlflowClient
 
-from stageflow import board, search
+from stageflow import board, search, session
 from stageflow.artifact import Artifacts
 from stageflow.board import Entry, Row, published_row
 from stageflow.cli import main as stageflow
 from stageflow.context import Context
 from stageflow.product import Product
+from stageflow.report import ranked
 from stageflow.settings import Settings, home
 from stageflow.stage import Metrics, Node, stage
 from stageflow.study import Completed, Study
@@ -343,6 +344,25 @@ def test_what_another_driver_has_made_stays_noted(monkeypatch: pytest.MonkeyPatc
     study().note("rows", [*noted, "of another driver"])
     assert main(sweep, LOCAL) == 0
     assert study().notes()["rows"] == [*noted, "of another driver"]
+
+
+def test_the_best_trials_are_drawn(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And one that cannot be drawn is told of, but keeps nothing from the board."""
+    monkeypatch.setattr(session, "MOST_DRAWN", 2)
+
+    def draw(params: Params, options: Options) -> Node:
+        drawn = Guess(value=params.value if params.value == 0.5 else 1.0)
+        return picture(closeness(Guess(value=params.value)), drawn)
+
+    assert main(replace(SWEEP, pictures=draw), (*LOCAL, "--trials=3")) == 1
+    assert "too large to draw" in capsys.readouterr().err
+    noted = study().notes()
+    best = ranked(study().trials(), maximise=True)[:2]
+    drawn = [trial.number for trial in best if trial.params["value"] == 0.5]
+    assert [*map(int, noted["pictures"])] == drawn
+    assert len(noted["rows"]) == 1
 
 
 def test_stale_artifacts_stop_a_command_that_cannot_ask(
