@@ -15,16 +15,17 @@ from stageflow.artifact import Artifacts
 from stageflow.executor import Event, Kind, LocalExecutor
 from stageflow.executor import run as execute
 from stageflow.store import FolderStore
+from stageflow.sweep import main
 from sweeps import recam_threshold as SWEEP_FILE
 
 ROOT = Path(__file__).resolve().parents[2]
 SWEEP = ROOT / "sweeps" / "recam_threshold.py"
 SMALL = (
-    "--data=scenes:images=48",
+    "--data=scenes:images=32",
     "--trials=3",
     "--seeds=2",
-    "--cam-steps=6",
-    "--recam-steps=4",
+    "--cam-steps=2",
+    "--recam-steps=2",
     "--probe=4",
 )
 
@@ -59,12 +60,10 @@ def test_the_same_command_again_executes_nothing(executor: str, private_home: Pa
     assert executed(again) == 0
     board = re.compile(r"^ (?:Re)?CAM .*± .*$", re.MULTILINE)
     assert board.findall(again) == board.findall(first) != []
+    thresholds_shared_one_training(private_home / ".stageflow" / "store")
 
 
-@pytest.mark.slow
-def test_thresholds_share_one_training(private_home: Path) -> None:
-    run(*SMALL, "--executor=local", "--tracking=none")
-    store = private_home / ".stageflow" / "store"
+def thresholds_shared_one_training(store: Path) -> None:
     trained = [json.loads(p.read_text()) for p in store.glob("train_recam/*/manifest.json")]
     assert len({(m["config"]["loss_weight"], m["config"]["seed"]) for m in trained}) == len(trained)
     assert len(list(store.glob("train_cam/*/manifest.json"))) == 2  # one for each seed
@@ -83,9 +82,16 @@ def test_thresholds_share_one_training(private_home: Path) -> None:
         (["--cam-steps=many"], ["--cam-steps", "INTEGER"]),
     ],
 )
-def test_bad_input_is_one_line(arguments: list[str], words: list[str], private_home: Path) -> None:
-    output = run(*SMALL, "--executor=local", "--tracking=none", *arguments, status=2)
-    [line] = output.strip().splitlines()
+def test_bad_input_is_one_line(
+    arguments: list[str],
+    words: list[str],
+    private_home: Path,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    """What its process prints is checked with an unreachable store, below."""
+    command = (*SMALL, "--executor=local", "--tracking=none", *arguments)
+    assert main(SWEEP_FILE.SWEEP, command) == 2
+    [line] = "".join(capfd.readouterr()).strip().splitlines()
     assert line.startswith("error: ")
     assert all(word in line for word in words)
     assert not (private_home / ".stageflow" / "store").exists()

@@ -271,7 +271,7 @@ def some_of(voc: Path, to: Path) -> Path:
 
 
 @pytest.mark.slow
-def test_a_sweep_on_ray_reads_photographs_from_a_bucket(
+def test_a_sweep_reads_photographs_from_a_bucket(
     voc_mini: Path, tmp_path: Path, bucket: str
 ) -> None:
     content = push(some_of(voc_mini, tmp_path / "VOC2012"), f"s3://{bucket}/voc2012").index
@@ -279,7 +279,7 @@ def test_a_sweep_on_ray_reads_photographs_from_a_bucket(
         *(sys.executable, "sweeps/recam_threshold.py", f"--data=voc2012:s3://{bucket}/voc2012"),
         *("--train=train[:16]", "--score=train[:2]", "--backbone=tiny", "--weights=random"),
         *("--trials=1", "--seeds=1", "--probe=0", "--cam-steps=2", "--recam-steps=2"),
-        *(f"--store=s3://{bucket}/wsss", "--tracking=none"),
+        *(f"--store=s3://{bucket}/wsss", "--tracking=none", "--executor=local"),
     )
     done = subprocess.run(
         command, cwd=Path(__file__).parents[2], capture_output=True, text=True, timeout=300
