@@ -58,7 +58,7 @@ def make_stale(artifacts: Artifacts, node: Node) -> Manifest:
 
 
 def _wait_until(true: Callable[[], bool]) -> None:
-    until = time.monotonic() + 60
+    until = time.monotonic() + 240
     while not true():
         assert time.monotonic() < until
         time.sleep(0.02)

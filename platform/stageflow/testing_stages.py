@@ -15,7 +15,7 @@ from pathlib import Path
 from stageflow.context import Context
 from stageflow.stage import Metrics, Source, stage
 
-LONGEST_WAIT = 60.0  # seconds that a toy stage waits for its gate, lest it be left behind
+LONGEST_WAIT = 240.0  # seconds that a toy stage waits for its gate, lest it be left behind
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -144,7 +144,7 @@ def note_down(log: str, line: str) -> None:
 
 
 def wait_for(gate: str) -> None:
-    """Wait for the file. Raises RuntimeError if it holds a text, or after a minute."""
+    """Wait for the file. Raises RuntimeError if it holds a text, or after some minutes."""
     until = time.monotonic() + LONGEST_WAIT
     while gate and not Path(gate).exists():
         if time.monotonic() > until:

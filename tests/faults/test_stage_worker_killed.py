@@ -31,10 +31,11 @@ def started(home: Path, executor: str) -> "subprocess.Popen[str]":
     )
 
 
-def board(process: "subprocess.Popen[str]") -> list[str]:
+def board(process: "subprocess.Popen[str]") -> list[list[str]]:
+    """Rows, word by word: how wide their columns are is no result."""
     output, _ = process.communicate(timeout=300)
     assert process.returncode == 0, output
-    return BOARD.findall(output)
+    return [line.split() for line in BOARD.findall(output)]
 
 
 def worker_with_torch(driver: int) -> psutil.Process:

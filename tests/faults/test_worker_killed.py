@@ -58,7 +58,7 @@ class Job:
         return [line.split(maxsplit=1)[1] for line in noted(self.log)].count(what)
 
     def result(self) -> Manifest:
-        return self.running.result(60)[0]
+        return self.running.result(240)[0]
 
     def repeated(self) -> tuple[int, int]:
         """How much of its progress was made again, and of how much, as its last event tells."""
@@ -69,7 +69,7 @@ class Job:
 
 
 def wait_until(true: Callable[[], bool]) -> None:
-    until = time.monotonic() + 60
+    until = time.monotonic() + 240
     while not true():
         assert time.monotonic() < until
         time.sleep(0.02)

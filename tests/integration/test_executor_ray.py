@@ -64,7 +64,7 @@ class Told(list[Event]):
     """The events of an executor, to be waited for."""
 
     def wait(self, kind: Kind, node: Node, count: int = 1) -> None:
-        until = time.monotonic() + 60
+        until = time.monotonic() + 240
         while sum(event.kind is kind and event.key == node.key for event in self) < count:
             assert time.monotonic() < until, f"no {kind} of {node.name} in {self}"
             time.sleep(0.02)
@@ -277,7 +277,7 @@ def test_reports_are_replayed(shared: RayExecutor, label: str, tmp_path: Path) -
 
 
 def wait_until(true: Callable[[], bool]) -> None:
-    until = time.monotonic() + 60
+    until = time.monotonic() + 240
     while not true():
         assert time.monotonic() < until
         time.sleep(0.02)
