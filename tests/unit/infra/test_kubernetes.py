@@ -37,7 +37,7 @@ VALUES = {
         "mlflow": {"server": {"enabled": True}},
         "environment": {"OMP_NUM_THREADS": "1"},
         "serviceAccount": {"annotations": {"eks.amazonaws.com/role-arn": "arn:aws:iam::1:role/a"}},
-        "cache": {"emptyDir": None, "hostPath": {"path": "/mnt/disk", "type": "Directory"}},
+        "cache": {"hostPath": {"path": "/mnt/disk", "type": "Directory"}},
         "head": {
             "nodeSelector": {"capacity": "on-demand"},
             "tolerations": [{"operator": "Exists"}],
@@ -106,14 +106,21 @@ def with_defaults(schema: Manifest, value: Any) -> Any:
     return value
 
 
-def errors(manifest: Manifest, kuberay: Callable[[str], Path]) -> list[str]:
-    """What the manifest's schema says against it. Raises for a kind that none knows."""
+def is_ray(manifest: Manifest) -> bool:
+    return str(manifest["apiVersion"]).startswith("ray.io/")
+
+
+def ray_errors(manifest: Manifest, kuberay: Callable[[str], Path]) -> list[str]:
+    """What KubeRay's schema says against a manifest; skips where there is none."""
+    schema = json.loads(kuberay(manifest["kind"]).read_text())
+    validator = jsonschema.Draft202012Validator(schema)
+    return [e.message for e in validator.iter_errors(with_defaults(schema, manifest))]
+
+
+def core_errors(manifest: Manifest) -> list[str]:
+    """What Kubernetes' schema says against a manifest. Raises for a kind that it does not know."""
     import kubernetes_validate
 
-    if manifest["apiVersion"] == "ray.io/v1":
-        schema = json.loads(kuberay(manifest["kind"]).read_text())
-        validator = jsonschema.Draft202012Validator(schema)
-        return [e.message for e in validator.iter_errors(with_defaults(schema, manifest))]
     try:
         kubernetes_validate.validate(manifest, KUBERNETES, strict=True)
     except kubernetes_validate.ValidationError as error:
@@ -149,12 +156,29 @@ def test_lint(run: Callable[..., "subprocess.CompletedProcess[str]"], name: str)
 
 
 @pytest.mark.parametrize("name", VALUES)
-def test_valid(
+def test_core_kinds_are_valid(rendered: dict[str, list[Manifest]], name: str) -> None:
+    core = [manifest for manifest in rendered[name] if not is_ray(manifest)]
+    assert {"PodDisruptionBudget", "ServiceAccount"} <= set(kinds(core))
+    found = {manifest["kind"]: core_errors(manifest) for manifest in core}
+    assert {kind: told for kind, told in found.items() if told} == {}
+
+
+@pytest.mark.parametrize("name", VALUES)
+def test_kinds_of_ray_are_valid(
     rendered: dict[str, list[Manifest]], kuberay: Callable[[str], Path], name: str
 ) -> None:
-    assert "RayCluster" in kinds(rendered[name])
-    found = {manifest["kind"]: errors(manifest, kuberay) for manifest in rendered[name]}
+    rays = [manifest for manifest in rendered[name] if is_ray(manifest)]
+    assert "RayCluster" in kinds(rays)
+    found = {manifest["kind"]: ray_errors(manifest, kuberay) for manifest in rays}
     assert {kind: told for kind, told in found.items() if told} == {}
+
+
+@pytest.mark.parametrize("name", VALUES)
+def test_a_volume_has_one_source(rendered: dict[str, list[Manifest]], name: str) -> None:
+    """Which schemas do not say, and the API server does."""
+    for pod_name, pod in pods(rendered[name]):
+        for volume in pod.get("volumes", ()):
+            assert len(volume) == 2, (pod_name, volume)
 
 
 def test_kinds_by_values(rendered: dict[str, list[Manifest]]) -> None:
@@ -169,37 +193,53 @@ def test_kinds_by_values(rendered: dict[str, list[Manifest]]) -> None:
     assert [group["groupName"] for group in groups] == ["cpu"]
 
 
+def broken(manifest: Manifest, path: tuple[str, ...], value: object) -> Manifest:
+    """A copy of the manifest with another value at a place."""
+    copied: Manifest = json.loads(json.dumps(manifest))
+    place = copied
+    for step in path[:-1]:
+        place = place[step]
+    place[path[-1]] = value
+    return copied
+
+
+@pytest.mark.parametrize(
+    ("kind", "path", "value"),
+    [
+        ("NetworkPolicy", ("spec", "ingres"), []),
+        ("PodDisruptionBudget", ("spec", "minAvailable"), []),
+    ],
+)
+def test_faults_of_core_kinds_are_found(
+    rendered: dict[str, list[Manifest]], kind: str, path: tuple[str, ...], value: object
+) -> None:
+    assert core_errors(broken(of(rendered["a job"], kind), path, value))
+
+
 @pytest.mark.parametrize(
     ("kind", "path", "value"),
     [
         ("RayCluster", ("spec", "headGroupSpec", "templat"), {}),
         ("RayCluster", ("spec", "authOptions", "mode"), "tokens"),
         ("RayJob", ("spec", "entrypoint"), 3),
-        ("NetworkPolicy", ("spec", "ingres"), []),
-        ("PodDisruptionBudget", ("spec", "minAvailable"), []),
     ],
 )
-def test_faults_are_found(
+def test_faults_of_kinds_of_ray_are_found(
     rendered: dict[str, list[Manifest]],
     kuberay: Callable[[str], Path],
     kind: str,
     path: tuple[str, ...],
     value: object,
 ) -> None:
-    broken = json.loads(json.dumps(of(rendered["a job"], kind)))
-    place = broken
-    for step in path[:-1]:
-        place = place[step]
-    place[path[-1]] = value
-    assert errors(broken, kuberay)
+    assert ray_errors(broken(of(rendered["a job"], kind), path, value), kuberay)
 
 
-def test_a_kind_that_nobody_checks_is_no_success(kuberay: Callable[[str], Path]) -> None:
+def test_a_kind_that_nobody_checks_is_no_success() -> None:
     import kubernetes_validate
 
     unknown = {"apiVersion": "example.org/v1", "kind": "Unknown", "metadata": {"name": "a"}}
     with pytest.raises(kubernetes_validate.SchemaNotFoundError):
-        errors(unknown, kuberay)
+        core_errors(unknown)
 
 
 @pytest.mark.parametrize(
@@ -210,6 +250,7 @@ def test_a_kind_that_nobody_checks_is_no_success(kuberay: Callable[[str], Path])
         ({"workers": {"gpu": {"maxReplicas": 0}}}, "/workers/gpu"),
         ({"studies": {"uri": "postgresql://me:password@host/optuna"}}, "/studies/uri"),
         ({"mlflow": {"uri": "http://me:password@host"}}, "/mlflow/uri"),
+        ({"cache": {"emptyDir": {}, "hostPath": {"path": "/mnt/disk"}}}, "/cache"),
     ],
 )
 def test_wrong_values_are_refused(
@@ -317,6 +358,11 @@ def test_jobs_have_what_they_need(rendered: dict[str, list[Manifest]]) -> None:
         assert given["AWS_ENDPOINT_URL"] == "http://objects:8333"
         assert given["OMP_NUM_THREADS"] == "1"
         assert {"AWS_SECRET_ACCESS_KEY", "PGPASSWORD", "MLFLOW_TRACKING_PASSWORD"} <= given.keys()
+
+
+def test_the_cache_is_whatever_is_asked_for(rendered: dict[str, list[Manifest]]) -> None:
+    for name, pod in pods(rendered["defaults"]):
+        assert pod["volumes"] == [{"name": "cache", "emptyDir": {"sizeLimit": "100Gi"}}], name
 
 
 def test_another_command_is_another_job(rendered: dict[str, list[Manifest]]) -> None:

@@ -62,6 +62,11 @@ securityContext:
 {{- join " " $groups -}}
 {{- end -}}
 
+{{/* The source of each node's volume for data sets and artifacts. */}}
+{{- define "stageflow.cache" -}}
+{{- .Values.cache | default (dict "emptyDir" (dict "sizeLimit" "100Gi")) | toYaml -}}
+{{- end -}}
+
 {{/* Access to the bucket; without a Secret it is the ServiceAccount's. */}}
 {{- define "stageflow.bucketEnvironment" -}}
 {{- with .Values.store.endpoint }}
@@ -106,6 +111,11 @@ securityContext:
 - name: {{ $name }}
   value: {{ $value | quote }}
 {{- end }}
+{{- end -}}
+
+{{/* A RayJob's name: of what it runs. */}}
+{{- define "stageflow.job" -}}
+{{- printf "%s-%s" (include "stageflow.name" .) (list .Values.job .Values.image | toJson | sha256sum | trunc 8) -}}
 {{- end -}}
 
 {{- define "stageflow.tokenSecret" -}}
