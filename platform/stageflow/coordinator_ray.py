@@ -8,10 +8,12 @@ like one that ran.
 
 import asyncio
 import json
-from collections import defaultdict, deque
-from collections.abc import Mapping, Sequence
+from collections import Counter, defaultdict, deque
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
+from typing import TypeVar
 
 import ray
 from ray.exceptions import RayActorError, RayError, RayTaskError
@@ -30,27 +32,22 @@ from stageflow.executor import (
     OnStale,
     Outcome,
     blocked,
+    changed,
     failure,
     finished,
+    made_meanwhile,
 )
+from stageflow.flight import Flight
 from stageflow.group_ray import Interrupted
 from stageflow.pool_ray import Handle, Pool
 from stageflow.stage import Node, ancestry
 
+Answer = TypeVar("Answer")
+
 RETRIES = 3  # times that a shard is executed again because its worker died, without getting on
 EVENTS = 10_000  # kept for those who watch
-
-
-@dataclass(slots=True)
-class _Flight:
-    """A node that somebody asked for: its outcome to come, and what it has told so far."""
-
-    node: Node
-    outcome: "asyncio.Task[Outcome]"
-    reports: list[Report] = field(default_factory=list)
-    progress: dict[int, tuple[int, int]] = field(default_factory=dict)  # done and total by shard
-    lost: dict[int, int] = field(default_factory=dict)  # done by shard, when a worker died on it
-    repeated: int = 0  # units of progress that were done again
+GLANCE_SECONDS = 30.0  # between two looks at the store while no worker is to be had
+CLAIMING = 8  # threads that ask the store about claims
 
 
 class Coordinator:
@@ -63,13 +60,14 @@ class Coordinator:
         other drivers that this one lives."""
         self.artifacts = artifacts
         self.claims = Claims(artifacts.store, token)
+        self.claiming = ThreadPoolExecutor(CLAIMING, "claims")
         self.living = ExitStack()
         self.living.enter_context(self.claims.living())  # until the process of this actor ends
         self.on_stale = on_stale
         me = ray.get_runtime_context().current_actor
         self.pool = Pool(artifacts, me, token, idle_seconds)
         self.watching: asyncio.Task[None] | None = None
-        self.flights: dict[str, _Flight] = {}
+        self.flights: dict[str, Flight] = {}
         self.wanted: dict[str, set[str]] = defaultdict(set)
         self.past: dict[str, Sequence[Report]] = {}
         self.events: deque[Event] = deque(maxlen=EVENTS)
@@ -86,12 +84,8 @@ class Coordinator:
                 del self.flights[node.key]
         self._want(demand, targets)
         await asyncio.gather(*(self._ensure(node) for node in targets))
-        flights = [
-            self.flights[node.key] for node in ancestry(*targets) if node.key in self.flights
-        ]
-        return {
-            flight.node.key: flight.outcome.result() for flight in flights if flight.outcome.done()
-        }
+        flights = (self.flights.get(node.key) for node in ancestry(*targets))
+        return {f.node.key: f.outcome.result() for f in flights if f and f.outcome.done()}
 
     async def start(self, demand: str, target: Node) -> None:
         """Begin to make the target on behalf of `demand`; `next` tells how it goes."""
@@ -120,12 +114,12 @@ class Coordinator:
         """Forget a demand: what only it wanted is cancelled at its next report."""
         for wanting in self.wanted.values():
             wanting.discard(demand)
+        await self.pool.look_again()
 
     async def report(self, key: str, step: int, metrics: Mapping[str, float]) -> bool:
         """A running stage tells metrics; the answer is whether anyone still wants its result."""
         flight = self.flights[key]
-        if all(earlier.step < step for earlier in flight.reports):  # else told again after a death
-            flight.reports.append(Report(step, metrics))
+        if flight.report(Report(step, metrics)):
             self._tell(Event(Kind.REPORT, flight.node.name, key, done=step, metrics=metrics))
             self._wake()
         return bool(self.wanted[key])
@@ -133,10 +127,7 @@ class Coordinator:
     async def progress(self, key: str, shard: int, done: int, total: int, note: str) -> None:
         """A running stage tells how far it is; shards are added up."""
         flight = self.flights[key]
-        if shard in flight.lost:  # the first that is told since it was begun again
-            flight.repeated += max(0, flight.lost.pop(shard) - done + 1)
-        flight.progress[shard] = (done, total)
-        done, total = (sum(numbers) for numbers in zip(*flight.progress.values(), strict=True))
+        done, total = flight.advance(shard, done, total)
         self._tell(Event(Kind.PROGRESS, flight.node.name, key, note, done, total))
 
     async def placed(self, worker: Handle, room: PlacementGroup) -> None:
@@ -162,7 +153,7 @@ class Coordinator:
             self.watching = asyncio.create_task(self.pool.watch_cluster())
         flight, settled = self.flights.get(node.key), self._settled(node)
         if flight is None or (isinstance(settled, Failed) and settled.cancelled):
-            flight = _Flight(node, asyncio.create_task(self._settle(node)))
+            flight = Flight(node, asyncio.create_task(self._settle(node)))
             flight.outcome.add_done_callback(lambda _: self._wake())
             self.flights[node.key] = flight
         return flight.outcome
@@ -220,68 +211,108 @@ class Coordinator:
             return failure(error)
 
     async def _make(self, node: Node) -> Outcome:
-        manifest = await asyncio.to_thread(self.artifacts.manifest, node)
-        stale = manifest is not None and manifest.fingerprint != node.stage.fingerprint
-        if stale and self.on_stale is OnStale.ASK:
-            return Failed(
-                f"the code of {node.name} has changed under version {node.stage.version} since "
-                "this was made: --on-stale=rerun makes it anew, --on-stale=keep uses it"
-            )
         remake = self.on_stale is OnStale.RERUN
+        manifest = await self._look(node)
         if manifest is not None and not remake:
-            return self._hit(node, manifest, stale)
-        too_much = self.pool.machines.lacking(node.stage.needs)
-        if too_much and manifest is None:
-            return Failed(f"{node.name} {too_much}: declare less, or add a larger node")
+            stale = manifest.fingerprint != node.stage.fingerprint
+            if stale and self.on_stale is OnStale.ASK:
+                return changed(node)
+            note = f"code changed under version {node.stage.version}" if stale else ""
+            return self._hit(node, manifest, note)
         outcomes = await asyncio.gather(*(self._ensure(parent) for parent in node.parents))
         for parent, outcome in zip(node.parents, outcomes, strict=True):
             if waiting := blocked(parent, outcome):
                 return waiting
+        if manifest is not None:  # another driver may have made anew what this was made from
+            manifest = await self._look(node)
         renewed = any(isinstance(o, Done) and o.executed for o in outcomes)
-        if manifest is not None and not stale and not renewed:
-            return self._hit(node, manifest, stale)
+        same = manifest is not None and manifest.fingerprint == node.stage.fingerprint
+        if manifest is not None and same and not renewed:
+            return self._hit(node, manifest)
+        if too_much := self.pool.machines.lacking(node.stage.needs):
+            return Failed(f"{node.name} {too_much}: declare less, or add a larger node")
         return await self._claim(node, manifest)
 
-    async def _claim(self, node: Node, outdated: Manifest | None) -> Outcome:
-        """Make the node, or wait for another driver that shares the store and makes it now."""
-        waiting = ""
-        while holder := await asyncio.to_thread(self.claims.take, node.key):
-            if holder != waiting:
-                waiting = holder
+    async def _claim(self, node: Node, known: Manifest | None) -> Outcome:
+        """Make the node once there is a worker for it, unless another driver makes it first."""
+        told = ""
+        while True:
+            holder = await self._ask(self.claims.holder, node.key)
+            if not holder:
+                worker = await self._worker_unless_made(node, known)
+                if worker is None:
+                    made = await self._made_meanwhile(node, known)
+                    return made or Failed(UNWANTED, cancelled=True)
+                holder = await self._ask(self.claims.take, node.key)
+                if not holder:
+                    break
+                await self.pool.release(worker)
+            if holder != told:
+                told = holder
                 self._tell(Event(Kind.WAITING, node.name, node.key, f"{holder} makes it"))
+            if made := await self._made_meanwhile(node, known):
+                return made
             if not self.wanted[node.key]:
                 return Failed(UNWANTED, cancelled=True)
             await asyncio.sleep(LOOK_SECONDS)
+        first = [worker]
         try:
-            found = await asyncio.to_thread(self.artifacts.manifest, node)
-            if found is not None and found != outdated:
-                return self._hit(node, found, stale=False, note=MADE_MEANWHILE)
-            if found is not None:
-                await asyncio.to_thread(self.artifacts.withdraw, found)
-            return await self._execute(node)
+            if made := await self._made_meanwhile(node, known):
+                return made
+            if outdated := await self._look(node):
+                await asyncio.to_thread(self.artifacts.withdraw, outdated)
+            return await self._execute(node, first)
         finally:
-            await asyncio.to_thread(self.claims.give_back, node.key)
+            for unused in first:
+                await self.pool.release(unused)
+            await self._ask(self.claims.give_back, node.key)
 
-    def _hit(self, node: Node, manifest: Manifest, stale: bool, note: str = "") -> Done:
-        note = f"code changed under version {node.stage.version}" if stale else note
+    async def _worker_unless_made(self, node: Node, known: Manifest | None) -> Handle | None:
+        """A worker for a node, unless it is made by others, or unwanted, before there is one."""
+        made = False
+        asked = asyncio.create_task(self._worker(node, lambda: not made))
+        while not (await asyncio.wait([asked], timeout=GLANCE_SECONDS))[0]:
+            found = await self._look(node)
+            if made := found is not None and found != known:
+                await self.pool.look_again()
+        return await asked
+
+    async def _made_meanwhile(self, node: Node, known: Manifest | None) -> Outcome | None:
+        made = made_meanwhile(node, await self._look(node), known, self.on_stale)
+        return self._hit(node, made.manifest, MADE_MEANWHILE) if isinstance(made, Done) else made
+
+    async def _look(self, node: Node) -> Manifest | None:
+        return await asyncio.to_thread(self.artifacts.manifest, node)
+
+    async def _ask(self, claim: Callable[[str], Answer], key: str) -> Answer:
+        """Of the claims, by threads of their own: they wait for the store, not for each other."""
+        return await asyncio.get_running_loop().run_in_executor(self.claiming, claim, key)
+
+    def _hit(self, node: Node, manifest: Manifest, note: str = "") -> Done:
         self._tell(Event(Kind.HIT, node.name, node.key, note, metrics=manifest.metrics))
         return Done(manifest, executed=False)
 
-    async def _execute(self, node: Node) -> Outcome:
-        count = self.pool.machines.slots(node.stage.needs) if node.stage.sharded else 1
-        parts = await asyncio.gather(*(self._shard(node, Shard(i, count)) for i in range(count)))
-        failed = next((part for part in parts if isinstance(part, Failed)), None)
-        if failed is not None:
+    async def _execute(self, node: Node, workers: list[Handle]) -> Outcome:
+        """Execute all shards, of which those that come first take the `workers`."""
+        count = await asyncio.to_thread(self._shards, node) if node.stage.sharded else 1
+        shards = (self._shard(node, Shard(i, count), workers) for i in range(count))
+        parts = await asyncio.gather(*shards)
+        if failed := next((part for part in parts if isinstance(part, Failed)), None):
             return failed
-        finished_parts = [part for part in parts if isinstance(part, Part)]
-        whole = await asyncio.to_thread(assemble, node, finished_parts)
+        done = [part for part in parts if isinstance(part, Part)]
+        whole = await asyncio.to_thread(assemble, node, done)
         manifest = await asyncio.to_thread(self.artifacts.publish, whole)
         flight = self.flights[node.key]
-        total = sum(total for _, total in flight.progress.values())
-        self._tell(finished(node, manifest, flight.repeated, total))
+        self._tell(finished(node, manifest, flight.repeated, flight.total))
         return Done(manifest, executed=True)
 
-    async def _shard(self, node: Node, shard: Shard) -> Part | Failed:
+    def _shards(self, node: Node) -> int:
+        """As many as earlier drivers have finished some of, else as many as run at once."""
+        records = self.artifacts.store.list(f"{folder_of(node)}/shards/{node.stage.fingerprint}-")
+        counts = Counter(int(name.removesuffix(".json").rpartition("-")[2]) for name in records)
+        return counts.most_common(1)[0][0] if counts else self.pool.machines.slots(node.stage.needs)
+
+    async def _shard(self, node: Node, shard: Shard, workers: list[Handle]) -> Part | Failed:
         """Execute one shard on some worker, again if the worker dies; the store keeps it."""
         record = f"{folder_of(node)}/shards/{unfinished(node, shard)}.json"
         if shard.count > 1:
@@ -293,12 +324,11 @@ class Coordinator:
         flight = self.flights[node.key]
         deaths = reported = 0
         while True:
-            part = await self._on_some_worker(node, shard)
+            part = await self._on_some_worker(node, shard, workers)
             if not isinstance(part, Interrupted):
                 break
             self._tell(Event(Kind.INTERRUPTED, node.name, node.key, part.reason))
-            if shard.index in flight.progress:
-                flight.lost[shard.index] = flight.progress[shard.index][0]
+            flight.interrupt(shard.index)
             # Neither a machine that was taken away nor a death further on speaks against the stage.
             went_on, reported = len(flight.reports) > reported, len(flight.reports)
             deaths = 0 if part.preempted else 1 if went_on else deaths + 1
@@ -312,16 +342,22 @@ class Coordinator:
             await asyncio.to_thread(self.artifacts.store.create, record, data)
         return part
 
-    async def _on_some_worker(self, node: Node, shard: Shard) -> Part | Failed | Interrupted:
-        """Execute one shard on a worker, once there is one."""
+    async def _worker(self, node: Node, needed: Callable[[], bool] = lambda: True) -> Handle | None:
+        """A worker for a node, as soon as there is one; None if it is of no use any more."""
         if missing := self.pool.machines.missing(node.stage.needs):
             self._tell(Event(Kind.WAITING, node.name, node.key, missing))
-        worker = await self.pool.acquire(node.stage.needs)
-        if not self.wanted[node.key]:
-            await self.pool.release(worker)
+        return await self.pool.acquire(
+            node.stage.needs, lambda: bool(self.wanted[node.key]) and needed()
+        )
+
+    async def _on_some_worker(
+        self, node: Node, shard: Shard, workers: list[Handle]
+    ) -> Part | Failed | Interrupted:
+        """Execute one shard on a worker, once there is one."""
+        worker = workers.pop() if workers else await self._worker(node)
+        if worker is None:
             return Failed(UNWANTED, cancelled=True)
-        needs = self.pool.machines.fitted(node.stage.needs)
-        device = "cuda" if needs.gpus else "cpu"
+        device = self.pool.device(worker)
         self._tell(Event(Kind.STARTED, node.name, node.key, _started(node, shard, device)))
         alive = False
         try:

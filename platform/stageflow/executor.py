@@ -154,29 +154,42 @@ class LocalExecutor:
             observe(Event(Kind.BLOCKED, node.name, node.key, waiting.reason))
             return waiting
         try:
-            holder = claims.take(node.key)
-            if holder:
-                observe(Event(Kind.WAITING, node.name, node.key, f"{holder} makes it"))
-            while holder:
-                time.sleep(LOOK_SECONDS)
-                holder = claims.take(node.key)
-            try:
-                return self._claimed(step, observe)
-            finally:
-                claims.give_back(node.key)
+            return self._claim(step, claims, observe)
         except Exception as error:  # the one place where a failure must not stop unrelated work
             outcome = failure(error)
             observe(Event(Kind.FAILED, node.name, node.key, outcome.reason))
             return outcome
 
-    def _claimed(self, step: Step, observe: Observer) -> Done:
+    def _claim(self, step: Step, claims: Claims, observe: Observer) -> Outcome:
+        """Make the node, unless another driver that shares the store does."""
+        node, waiting = step.node, ""
+        while holder := claims.take(node.key):
+            if holder != waiting:
+                waiting = holder
+                observe(Event(Kind.WAITING, node.name, node.key, f"{holder} makes it"))
+            if made := self._made_meanwhile(step, observe):
+                return made
+            time.sleep(LOOK_SECONDS)
+        try:
+            return self._made_meanwhile(step, observe) or self._execute(step, observe)
+        finally:
+            claims.give_back(node.key)
+
+    def _made_meanwhile(self, step: Step, observe: Observer) -> Outcome | None:
         node = step.node
-        found = self.artifacts.manifest(node)
-        if found is not None and found != step.manifest:
-            observe(Event(Kind.HIT, node.name, node.key, MADE_MEANWHILE, metrics=found.metrics))
-            return Done(found, executed=False)
-        if found is not None:
-            self.artifacts.withdraw(found)
+        made = made_meanwhile(node, self.artifacts.manifest(node), step.manifest, self.on_stale)
+        if isinstance(made, Done):
+            metrics = made.manifest.metrics
+            observe(Event(Kind.HIT, node.name, node.key, MADE_MEANWHILE, metrics=metrics))
+        elif made is not None:
+            observe(Event(Kind.FAILED, node.name, node.key, made.reason))
+        return made
+
+    def _execute(self, step: Step, observe: Observer) -> Done:
+        node = step.node
+        outdated = self.artifacts.manifest(node)
+        if outdated is not None:
+            self.artifacts.withdraw(outdated)
         observe(Event(Kind.STARTED, node.name, node.key))
         part = execute(
             node, artifacts=self.artifacts, hooks=_Observed(node, observe), device=self.device
@@ -233,6 +246,25 @@ def refuse_stale(steps: Plan) -> None:
             f"the code of {names} has changed since {len(stale)} artifacts were made: "
             "--on-stale=rerun makes them anew, --on-stale=keep uses them as they are"
         )
+
+
+def changed(node: Node) -> Failed:
+    """The code of an artifact that is there has changed under the same version."""
+    return Failed(
+        f"the code of {node.name} has changed under version {node.stage.version} since this was "
+        "made: --on-stale=rerun makes it anew, --on-stale=keep uses it"
+    )
+
+
+def made_meanwhile(
+    node: Node, found: Manifest | None, known: Manifest | None, on_stale: OnStale
+) -> Outcome | None:
+    """What another driver has made since `known` was read; None if that is nothing of use."""
+    if found is None or found == known:
+        return None
+    if found.fingerprint != node.stage.fingerprint and on_stale is not OnStale.KEEP:
+        return changed(node) if on_stale is OnStale.ASK else None
+    return Done(found, executed=False)
 
 
 def failure(error: BaseException) -> Failed:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -27,11 +27,7 @@ KINDS = ("cpus", "gpus", "memory")
 def present() -> list[Needs]:
     """What each living machine has."""
     found: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
-    resources = [node["Resources"] for node in found if node["Alive"]]
-    return [
-        Needs(cpus=r.get("CPU", 0), gpus=r.get("GPU", 0), memory=int(r.get("memory", 0)))
-        for r in resources
-    ]
+    return [_needs(node["Resources"]) for node in found if node["Alive"]]
 
 
 def startable(text: str) -> list[Needs]:
@@ -66,12 +62,14 @@ def capacity() -> Needs:
     return total(present())
 
 
-def work_waits() -> bool:
-    """Whether somebody's work, of whichever driver, waits for room in the cluster."""
+def waiting_work() -> list[Needs]:
+    """What waits for room in the cluster, of whichever driver."""
     from ray.autoscaler.v2.sdk import get_cluster_status
 
     demands = get_cluster_status(ray.get_runtime_context().gcs_address).resource_demands
-    return bool(demands.ray_task_actor_demand or demands.placement_group_demand)
+    asked = [*demands.ray_task_actor_demand, *demands.placement_group_demand]
+    bundles = [counted.bundle for demand in asked for counted in demand.bundles_by_count]
+    return [_needs(bundle) for bundle in bundles]
 
 
 @dataclass(slots=True)
@@ -136,6 +134,15 @@ class Machines:
     def _rooms(self, needs: Needs, machines: Sequence[Needs]) -> int:
         """How many processes with a share of these needs they hold, or those that can start."""
         return max(_places(needs, machines), _places(needs, _declared()))
+
+
+def _needs(resources: Mapping[str, float]) -> Needs:
+    """What Ray names by its own names."""
+    return Needs(
+        cpus=resources.get("CPU", 0),
+        gpus=resources.get("GPU", 0),
+        memory=int(resources.get("memory", 0)),
+    )
 
 
 def _worth(machines: Sequence[Needs]) -> tuple[float, float]:

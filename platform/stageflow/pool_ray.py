@@ -6,7 +6,7 @@ import socket
 import time
 import traceback
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
@@ -24,7 +24,7 @@ from stageflow.context import Cancelled, Shard
 from stageflow.execution import execute
 from stageflow.executor import Failed, failure
 from stageflow.group_ray import Interrupted, free_rooms, in_group, ranks
-from stageflow.machines_ray import KINDS, Machines, work_waits
+from stageflow.machines_ray import KINDS, Machines, present, waiting_work
 from stageflow.settings import home
 from stageflow.stage import Needs, Node
 from stageflow.store import NotFound, StoreError
@@ -165,11 +165,16 @@ class Pool:
     placing: set[asyncio.Task[None]] = field(default_factory=set)
     changed: asyncio.Condition = field(default_factory=asyncio.Condition)
 
-    async def acquire(self, needs: Needs) -> Handle:
-        """A worker for these needs, as soon as there is room; give it back with `release`."""
-        needs = self.machines.fitted(needs)
+    async def acquire(
+        self, asked: Needs, wanted: Callable[[], bool] = lambda: True
+    ) -> Handle | None:
+        """A worker for these needs, as soon as there is room; give it back with `release`.
+
+        None once it is not `wanted` any more; see `look_again`.
+        """
         async with self.changed:
-            while True:
+            while wanted():
+                needs = self.machines.fitted(asked)
                 if any(self.held[group] == needs for group in self.waiting):
                     await self.changed.wait()
                 elif self.idle[needs]:
@@ -182,20 +187,32 @@ class Pool:
                     return self._begun(self._start(needs))
                 elif not self._stop_spare():
                     await self.changed.wait()
+        return None
+
+    async def look_again(self) -> None:
+        """Have those who wait see whether they are still wanted, and what has changed."""
+        async with self.changed:
+            self.changed.notify_all()
+
+    def device(self, worker: Handle) -> str:
+        """What a worker computes on."""
+        return "cuda" if self.held[worker].gpus else "cpu"
 
     async def watch_cluster(self) -> None:
         """Use machines that join, and let go of idle workers that others wait for; for ever."""
-        before = self.machines.now()
+        before: list[Needs] = []
         while True:
+            try:
+                if (now := await asyncio.to_thread(present)) != before:
+                    before = now
+                    await self.look_again()
+                if self.idle_since:
+                    waiting = await asyncio.to_thread(waiting_work)
+                    async with self.changed:
+                        self._stop_spare_for(waiting, before)
+            except RayError:  # it may answer next time
+                traceback.print_exc()
             await asyncio.sleep(LOOK_SECONDS)
-            if (now := self.machines.now()) != before:
-                before = now
-                async with self.changed:
-                    self.changed.notify_all()
-            spare = bool(self.idle_since)
-            if spare and await asyncio.to_thread(work_waits):
-                async with self.changed:
-                    self._stop_spare()
 
     async def placed(self, worker: Handle, room: PlacementGroup) -> None:
         """The ranks of a group have begun, in this room."""
@@ -282,6 +299,16 @@ class Pool:
             return False
         self._stop(spare)
         return True
+
+    def _stop_spare_for(self, waiting: Sequence[Needs], machines: Sequence[Needs]) -> None:
+        """Stop an idle worker that holds what work of others waits for, and could have."""
+        for needs in waiting:
+            kinds = [kind for kind in KINDS if getattr(needs, kind)]
+            fits = any(all(getattr(m, k) >= getattr(needs, k) for k in kinds) for m in machines)
+            for worker in self.idle_since:
+                if fits and any(getattr(self.held[worker], kind) for kind in kinds):
+                    self._stop(worker)
+                    return
 
     def _stop(self, worker: Handle) -> None:
         needs = self.held.pop(worker)

@@ -7,13 +7,14 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from stageflow import claim
 from stageflow.claim import Claims, new_driver
 from stageflow.liveness import whereabouts
-from stageflow.store import FolderStore, NotFound
+from stageflow.store import FolderStore, NotFound, StoreError
 
 
 @pytest.fixture
@@ -112,3 +113,102 @@ def test_nothing_is_left(store: FolderStore, drivers: list[Claims]) -> None:
         one.take("key")
         one.give_back("key")
     assert list(store.list("")) == []
+
+
+class Unsteady:
+    """A store that is away when it is told to be."""
+
+    def __init__(self, store: FolderStore) -> None:
+        self.store, self.away = store, False
+
+    def __getattr__(self, name: str) -> Any:
+        if self.away:
+            raise StoreError("the store is away")
+        return getattr(self.store, name)
+
+
+class TestWhileTheStoreIsAway:
+    @pytest.fixture
+    def unsteady(self, store: FolderStore) -> Unsteady:
+        return Unsteady(store)
+
+    @pytest.fixture
+    def claims(self, unsteady: Unsteady) -> Claims:
+        return Claims(unsteady, new_driver())  # type: ignore[arg-type]
+
+    def test_one_waits(self, unsteady: Unsteady, claims: Claims) -> None:
+        unsteady.away = True
+        assert claims.take("key") == "nobody knows who (the store is away)"
+        assert claims.holder("key") == "nobody knows who (the store is away)"
+        unsteady.away = False
+        assert claims.take("key") == ""
+
+    def test_but_not_for_ever(
+        self, unsteady: Unsteady, claims: Claims, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(claim, "PATIENCE_SECONDS", 0.0)
+        unsteady.away = True
+        claims.take("key")
+        with pytest.raises(StoreError, match="away"):
+            claims.take("key")
+
+    def test_a_claim_is_given_back_later(
+        self,
+        unsteady: Unsteady,
+        claims: Claims,
+        store: FolderStore,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        """At the next beat, so that nobody waits for work that nobody does."""
+        monkeypatch.setattr(claim, "BEAT_SECONDS", 0.01)
+        with claims.living():
+            claims.take("key")
+            unsteady.away = True
+            claims.give_back("key")
+            assert list(store.list("claims/")) != []
+            unsteady.away = False
+            until = threading.Event()
+            while [*store.list("claims/")]:
+                assert not until.wait(0.01)
+
+    def test_the_beat_outlasts_it(
+        self,
+        unsteady: Unsteady,
+        claims: Claims,
+        store: FolderStore,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        """Whatever fails on the way: the store, or a disk without room for the file."""
+        monkeypatch.setattr(claim, "BEAT_SECONDS", 0.01)
+        failing = iter([OSError("no room"), StoreError("away")])
+        write = Claims._write_beat
+
+        def write_beat(self: Claims, count: int) -> None:
+            if count > 0 and (error := next(failing, None)):
+                raise error
+            write(self, count)
+
+        monkeypatch.setattr(Claims, "_write_beat", write_beat)
+        with claims.living():
+            first, until = store.read(claims.me), threading.Event()
+            while store.read(claims.me) == first:
+                assert not until.wait(0.01)
+            unsteady.away = True  # at the end, too, nothing is raised
+
+
+def test_who_wakes_up_late_takes_nothing_from_others(
+    drivers: list[Claims], store: FolderStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its claim was taken over; giving it back leaves the new one, and its beat is still there."""
+    monkeypatch.setattr(claim, "BEAT_SECONDS", 1e9)
+    monkeypatch.setattr(claim, "LEASE_SECONDS", 0.0)
+    late, other = drivers
+    with late.living(), other.living():
+        late.take("key")
+        other.take("key")
+        assert other.take("key") == ""
+        assert store.read(late.me)
+        late.give_back("key")
+        monkeypatch.setattr(claim, "LEASE_SECONDS", 1e9)
+        assert late.take("key") != ""
+        assert other.holder("key") == ""

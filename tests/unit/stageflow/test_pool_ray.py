@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from ray import PlacementGroupID
-from ray.exceptions import RayActorError
+from ray.exceptions import RayActorError, RaySystemError
 from ray.util.placement_group import PlacementGroup
 
 from stageflow import machines_ray, pool_ray
@@ -303,3 +303,102 @@ def test_room_in_pieces(imagine: Imagine, monkeypatch: pytest.MonkeyPatch) -> No
         assert not right[1].dead
 
     run(work())
+
+
+def test_who_is_not_wanted_any_more_does_not_wait(imagine: Imagine) -> None:
+    _, pool = imagine(Needs(cpus=1))
+    wanted = True
+
+    async def work() -> None:
+        nonlocal wanted
+        held = await pool.acquire(ONE)
+        waiting = asyncio.create_task(pool.acquire(ONE, lambda: wanted))
+        await asyncio.sleep(0.05)
+        assert not waiting.done()
+        wanted = False
+        await pool.look_again()
+        assert await waiting is None
+        wanted = True
+        await pool.release(held)
+        assert await pool.acquire(ONE, lambda: wanted) is held
+
+    run(work())
+
+
+def test_device_is_the_worker_s(imagine: Imagine) -> None:
+    """Not the cluster's, which may have got a GPU since the worker began to wait for its place."""
+    cluster, pool = imagine(Needs(cpus=2))
+
+    async def work() -> None:
+        held = await pool.acquire(TWO)
+        waiting = asyncio.create_task(pool.acquire(Needs(gpus=1)))
+        await asyncio.sleep(0.05)
+        assert pool.device(held) == "cpu"
+        cluster.machines.append(Needs(cpus=1, gpus=1))
+        await pool.look_again()
+        worker = await waiting
+        assert pool.device(worker) == "cuda"
+        assert (worker.needs.gpus, pool.device(held)) == (1, "cpu")
+
+    run(work())
+
+
+class TestOthersWait:
+    """Idle workers make room for other drivers: those that hold what these can use."""
+
+    @pytest.mark.parametrize(
+        ("waiting", "stopped"),
+        [
+            ([], False),
+            ([Needs(cpus=1)], True),
+            ([Needs(cpus=64)], False),
+            ([Needs(cpus=0, gpus=1)], False),
+            ([Needs(cpus=0, memory=100)], False),
+            ([Needs(cpus=64), Needs(cpus=2)], True),
+        ],
+    )
+    def test_idle_ones_go(
+        self,
+        imagine: Imagine,
+        monkeypatch: pytest.MonkeyPatch,
+        waiting: list[Needs],
+        stopped: bool,
+    ) -> None:
+        monkeypatch.setattr(pool_ray, "LOOK_SECONDS", 0.01)
+        monkeypatch.setattr(pool_ray, "waiting_work", lambda: waiting)
+        _, pool = imagine(Needs(cpus=2, gpus=1, memory=1000))
+
+        async def work() -> None:
+            idle, busy = await pool.acquire(ONE), await pool.acquire(ONE)
+            await pool.release(idle)
+            watching = asyncio.create_task(pool.watch_cluster())
+            await asyncio.sleep(0.2)
+            watching.cancel()
+            assert (idle.dead, busy.dead) == (stopped, False)
+
+        run(work())
+
+    def test_the_watch_outlasts_an_error(
+        self, imagine: Imagine, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(pool_ray, "LOOK_SECONDS", 0.01)
+        cluster, pool = imagine(Needs(cpus=1))
+        answers = iter([RaySystemError("away")])
+
+        def present() -> list[Needs]:
+            if error := next(answers, None):
+                raise error
+            return machines_ray.present()
+
+        monkeypatch.setattr(pool_ray, "present", present)
+
+        async def work() -> None:
+            watching = asyncio.create_task(pool.watch_cluster())
+            held = await pool.acquire(ONE)
+            waiting = asyncio.create_task(pool.acquire(ONE))
+            await asyncio.sleep(0.1)
+            cluster.machines.append(ONE)
+            assert await waiting is not held
+            watching.cancel()
+
+        run(work())
