@@ -252,8 +252,13 @@ def _points(made: Mapping[str, Manifest], since: float = 0.0) -> tuple[Point, ..
         total = {} if number else _total(made, since)
         after = _ms(end) + 1  # what is later counts, where steps are equal
         points += (Point(k, v, after, last) for k, v in (results | cost | total).items())
-    # MLflow would store infinity as some finite number
-    return tuple(p._replace(key=_name(p.key)) for p in points if not math.isinf(p.value))
+    # MLflow would store infinity as some finite number; and all numbers as floats, as which they
+    # are recognised.
+    return tuple(
+        Point(_name(p.key), float(p.value), p.time, p.step)
+        for p in points
+        if not math.isinf(p.value)
+    )
 
 
 def _total(made: Mapping[str, Manifest], since: float) -> dict[str, float]:

@@ -276,6 +276,21 @@ def test_what_a_killed_process_left_half_written_is_completed(
     assert whole.data.metrics["miou"] == 0.5
 
 
+def test_what_comes_later_is_added_to_the_same_run(bench: Bench) -> None:
+    """Its address stays, and so does what somebody has bookmarked."""
+    bench.complete_a_trial()
+    bench.project()
+    (before,) = bench.runs()
+    picture = draw(pipeline(0.5), Nothing())
+    bench.make(picture)
+    told = replace(bench.tracked(), pictures={0: f"draw/{picture.key}"})
+    project(told, bench.artifacts, bench.uri)
+    (after,) = bench.runs()
+    assert after.info.run_id == before.info.run_id
+    files = MlflowClient(bench.uri).list_artifacts(after.info.run_id)
+    assert {file.path for file in files} == {"draw.curve.png", "images"}
+
+
 def test_a_run_that_is_not_true_any_more_is_written_anew(bench: Bench, tmp_path: Path) -> None:
     """The user removed the study: its trial 0 is another one now, under the same name."""
     bench.complete_a_trial()
