@@ -219,6 +219,10 @@ class Coordinator:
                 return changed(node)
             note = f"code changed under version {node.stage.version}" if stale else ""
             return self._hit(node, manifest, note)
+        too_much = self.pool.machines.lacking(node.stage.needs)
+        impossible = Failed(f"{node.name} {too_much}: declare less, or add a larger node")
+        if too_much and manifest is None:
+            return impossible
         outcomes = await asyncio.gather(*(self._ensure(parent) for parent in node.parents))
         for parent, outcome in zip(node.parents, outcomes, strict=True):
             if waiting := blocked(parent, outcome):
@@ -229,9 +233,7 @@ class Coordinator:
         same = manifest is not None and manifest.fingerprint == node.stage.fingerprint
         if manifest is not None and same and not renewed:
             return self._hit(node, manifest)
-        if too_much := self.pool.machines.lacking(node.stage.needs):
-            return Failed(f"{node.name} {too_much}: declare less, or add a larger node")
-        return await self._claim(node, manifest)
+        return impossible if too_much else await self._claim(node, manifest)
 
     async def _claim(self, node: Node, known: Manifest | None) -> Outcome:
         """Make the node once there is a worker for it, unless another driver makes it first."""
