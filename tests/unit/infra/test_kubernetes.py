@@ -15,11 +15,14 @@ from stageflow.machines_ray import startable
 from stageflow.stage import Needs
 
 ROOT = Path(__file__).resolve().parents[3]
+README = (ROOT / "infra" / "README.md").read_text()
+[MINE] = re.findall(r"```yaml\n([\s\S]+?)```", README)
 KUBERNETES = "1.37.0"
 Manifest = dict[str, Any]
 
 VALUES = {
     "defaults": {},
+    "of the README": yaml.safe_load(MINE),
     "without GPUs": {"workers": {"gpu": None}},
     "a job": {"job": {"enabled": True}},
     "a job of its own": {
@@ -57,7 +60,7 @@ def run(helm: Path, infra: Path) -> Callable[..., "subprocess.CompletedProcess[s
     """Helm on the chart: run("lint", "--strict", values={...})."""
 
     def command(verb: str, *more: str, values: object) -> "subprocess.CompletedProcess[str]":
-        name = ["sweeps"] if verb == "template" else []
+        name = [] if verb == "lint" else ["sweeps"]
         line = [str(helm), verb, *name, str(infra / "kubernetes" / "stageflow"), "--values=-"]
         given = json.dumps(values)
         return subprocess.run([*line, *more], input=given, capture_output=True, text=True)
@@ -282,6 +285,22 @@ def test_pods_have_no_more_rights_than_they_need(
             assert re.search(r":[\w.]+$", container["image"])
 
 
+def test_the_readme_makes_its_secrets(rendered: dict[str, list[Manifest]]) -> None:
+    lines = README.replace("\\\n", " ").splitlines()
+    made = {
+        (words[words.index("generic") + 1], key)
+        for words in (line.split() for line in lines if "kubectl create secret" in line)
+        for key in re.findall(r"--from-literal=([\w-]+)=", " ".join(words))
+    }
+    asked = {
+        (value["secretKeyRef"]["name"], value["secretKeyRef"]["key"])
+        for _, pod in pods(rendered["of the README"])
+        for value in environment(pod).values()
+        if isinstance(value, dict)
+    }
+    assert asked == made
+
+
 @pytest.mark.parametrize("name", VALUES)
 def test_secrets_come_by_reference(rendered: dict[str, list[Manifest]], name: str) -> None:
     assert "Secret" not in kinds(rendered[name])
@@ -375,3 +394,13 @@ def test_another_command_is_another_job(rendered: dict[str, list[Manifest]]) -> 
     }
     script = first["spec"]["entrypoint"].split()[0]
     assert (ROOT / script).is_file()
+
+
+def test_the_notes_tell_how_to_run_a_job_again(
+    run: Callable[..., "subprocess.CompletedProcess[str]"], rendered: dict[str, list[Manifest]]
+) -> None:
+    """A RayJob that ended stays as it is under `helm upgrade`, which finds its name there."""
+    name = of(rendered["a job"], "RayJob")["metadata"]["name"]
+    done = run("install", "--dry-run=client", values=VALUES["a job"])
+    assert f"delete rayjob {name}" in done.stdout
+    assert "delete rayjob" not in run("install", "--dry-run=client", values={}).stdout
