@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 from wsss.config import Precision, Schedule, SegmentationTraining, SFCTraining, content_of
 from wsss.config.checks import check_least
 from wsss.data import open_samples
+from wsss.data.roots import pinned
 from wsss.published import (
     CAM_SEED,
     COCO_VAL,
@@ -50,7 +51,11 @@ def option(text: str, default: Any) -> Any:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Setting:
-    """What a user may choose in every experiment; "auto" stands for what suits the data."""
+    """What a user may choose in every experiment; "auto" stands for what suits the data.
+
+    Data in a store is pinned to what it holds when the setting is made, by the driver of a sweep.
+    Those who get the setting from it read just that: copies are not pinned anew.
+    """
 
     data: str = option(
         "scenes, scenes:seed=N,images=N, voc2012:PATH, coco2014:PATH, images:PATH (own); PATH is a"
@@ -67,6 +72,12 @@ class Setting:
 
     def __post_init__(self) -> None:
         check_least(1, seeds=self.seeds)
+        self._pin("data")
+
+    def _pin(self, *locations: str) -> None:
+        """Name the content of those roots in a store that these fields name."""
+        for name in locations:
+            object.__setattr__(self, name, pinned(getattr(self, name)))
 
     @property
     def kind(self) -> str:

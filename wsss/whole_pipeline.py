@@ -88,6 +88,7 @@ class Options(Setting):
             raise ValueError(f"{given}: the mask refinement loss takes both, a folder and a weight")
         if self.test and not self.on("voc2012"):
             raise ValueError("test is yes: only VOC has a test server, give --data voc2012:PATH")
+        self._pin("data", "saliency")
 
     def on(self, kind: str) -> bool:
         """Whether the data set is of this kind."""

@@ -18,11 +18,14 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from stageflow.alone import alone
 from stageflow.context import Report
 from stageflow.stage import Node
 from stageflow.store import NotFound, Store, StoreError
 
 PARALLEL_TRANSFERS = 8
+FETCHING = ".fetch-"
+"""How the names of folders begin that are not complete yet."""
 
 
 class Corrupt(StoreError):
@@ -208,11 +211,24 @@ class Artifacts:
     def fetch(self, manifest: Manifest) -> Path:
         """A local directory with the artifact's files, verified when they are first fetched.
 
-        Raises Corrupt, saying what to do, where the store does not hold what the manifest says.
+        One process of this machine fetches while the others wait, but on a file system without
+        locks each fetches its own, and the first one's stays. Nobody waits for the disk: if the
+        power fails within a minute, files in the cache may be cut or empty, which `copy` finds, as
+        do most stages when they read them. Remove the cache then. Raises Corrupt, saying what to
+        do, where the store does not hold what the manifest says.
         """
         attempt = manifest.files[0].attempt if manifest.files else "-"
-        target = self.cache / manifest.stage / manifest.key / attempt
-        if not target.is_dir():
+        around = self.cache / manifest.stage / manifest.key
+        target = around / attempt
+        if target.is_dir():
+            return target
+        around.mkdir(parents=True, exist_ok=True)
+        with alone(around / "lock") as absent:
+            if target.is_dir():  # who held the lock has fetched it
+                return target
+            if absent is None:
+                for left in around.glob(f"{FETCHING}*"):  # by processes that were killed
+                    shutil.rmtree(left, ignore_errors=True)
             cure = f"run 'stageflow forget {manifest.key}' to have it made again"
             self.get(f"{manifest.stage}/{manifest.key}", manifest.files, target, cure)
         return target
@@ -228,7 +244,7 @@ class Artifacts:
             raise FileExistsError(f"{target} is there already: name a new or an empty folder")
         fetched, beside = self.fetch(manifest), target if there else target.absolute().parent
         beside.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=beside, prefix=".fetch-") as temporary:
+        with tempfile.TemporaryDirectory(dir=beside, prefix=FETCHING) as temporary:
             fresh = Path(temporary) / "files"
             shutil.copytree(fetched, fresh, copy_function=shutil.copyfile)
             _verify(manifest, fresh, f"remove {fetched} and fetch again")
@@ -244,7 +260,7 @@ class Artifacts:
         Raises Corrupt, with the `cure`, for a file that is absent or has another digest.
         """
         target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=target.parent, prefix=".fetch-") as temporary:
+        with tempfile.TemporaryDirectory(dir=target.parent, prefix=FETCHING) as temporary:
             fresh = Path(temporary) / "files"
             fresh.mkdir()
 

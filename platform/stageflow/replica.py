@@ -7,17 +7,20 @@
 A process that dies gives up its lock with everything else it had. Once the folder is there, a
 process reads one small object, or nothing where it is told the digest. Contents that are no longer
 used are for people to remove.
+
+Files are left to the operating system to write, since waiting for each would take minutes for a
+hundred thousand on many disks. So if the power fails within a minute of a fetch, the folder may
+hold files that are cut or empty. Their readers tell: pictures that cannot be decoded, a data set
+that is not what was planned with. Remove the folder then, and it is fetched again.
 """
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
+from stageflow.alone import alone
 from stageflow.artifact import sha256
 from stageflow.replica_index import (
     HEAD,
@@ -55,30 +58,34 @@ def replica(uri: str, *, cache: Path | None = None, meter: Meter = shown) -> Pat
     digest = wanted or in_force(store)
     if digest and (base / digest).is_dir():
         return base / digest
+    lock = base / "lock"
+
+    def waiting() -> None:
+        say(f"another process of this machine fetches {root}: waiting for it")
+
     with plain_errors(base):
         base.mkdir(parents=True, exist_ok=True)
-        with _alone(base / "lock", root):
+        with alone(lock, waiting) as absent:
+            if absent is not None:  # two of them would get into each other's way
+                raise StoreError(
+                    f"{lock} cannot be locked ({absent.strerror}): set STAGEFLOW_HOME to a local"
+                    " disk"
+                ) from absent
             return _fetched(store, base, wanted, meter)
+
+
+def pin(uri: str) -> str:
+    """The root with the digest of what it holds now, so that others read the same later.
+
+    Reads one small object, and fetches only a root that has no index yet. A digest that is given
+    stays. Raises StoreError as `replica` does.
+    """
+    root, wanted = parted(uri)
+    return f"{root}#{wanted or in_force(open_root(root)) or replica(root).name}"
 
 
 def _name(root: str) -> str:
     return f"{root.rpartition('/')[2]}-{hashlib.sha256(root.encode()).hexdigest()[:8]}"
-
-
-@contextmanager
-def _alone(lock: Path, root: str) -> Iterator[None]:
-    """One process of this machine at a time; of all machines, where they share the folder."""
-    with lock.open("a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            say(f"another process of this machine fetches {root}: waiting for it")
-            fcntl.flock(file, fcntl.LOCK_EX)
-        except OSError as error:
-            raise StoreError(
-                f"{lock} cannot be locked ({error.strerror}): set STAGEFLOW_HOME to a local disk"
-            ) from error
-        yield
 
 
 def _fetched(store: Store, base: Path, wanted: str | None, meter: Meter) -> Path:

@@ -16,6 +16,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 from stageflow.artifact import Corrupt, sha256
 from stageflow.identity import KEY_LENGTH
@@ -26,7 +27,9 @@ HEAD = f"{OWN}/head.json"
 NOTE = """head.json names the index of the files beside this folder: their sizes and SHA-256.
 If you change them, remove this folder, or use 'stageflow push --replace' instead.
 """
-ROOT = re.compile(rf"((?:s3|file)://[^#]+?)/*(?:#([0-9a-f]{{{KEY_LENGTH}}}))?")
+DIGEST = re.compile(rf"[0-9a-f]{{{KEY_LENGTH}}}")
+SHA256 = re.compile("[0-9a-f]{64}")
+ROOT = re.compile(rf"((?:s3|file)://[^#]+?)/*(?:#({DIGEST.pattern}))?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,9 +104,9 @@ def head(store: Store) -> Head | None:
     except NotFound:
         return None
     try:
-        return Head(**json.loads(data))
+        return _head(**json.loads(data))
     except (ValueError, TypeError) as error:
-        raise Corrupt(f"{store.uri}/{HEAD} is broken ({error}): {_anew(store)}") from error
+        raise Corrupt(f"{store.uri}/{HEAD} is broken ({error!r}): {_anew(store)}") from error
 
 
 def in_force(store: Store) -> str | None:
@@ -123,11 +126,12 @@ def load(store: Store, digest: str) -> Index:
     """The index of a content. Raises StoreError."""
     name = _index_name(digest)
     try:
-        rows = json.loads(store.read(name))
-        index = Index(tuple(Entry(check_name(row[0]), *row[1:]) for row in rows))
+        data = store.read(name)
     except NotFound:
         raise NotFound(f"{store.uri} holds no content {digest}: there is no {name}") from None
-    except (ValueError, TypeError, LookupError) as error:
+    try:
+        index = Index(tuple(_entry(*row) for row in json.loads(data)))
+    except (ValueError, TypeError, StoreError) as error:
         raise Corrupt(f"{store.uri}/{name} is broken ({error!r}): {_anew(store)}") from error
     if index.digest != digest:
         raise Corrupt(f"{store.uri}/{name} is not what its name says: {_anew(store)}")
@@ -172,6 +176,35 @@ def damaged(store: Store, entry: Entry, what: str) -> Corrupt:
         f"{store.uri}/{entry.stored} {what}: put the right file back, or run 'stageflow push FOLDER"
         f" {store.uri} --replace'; if it was changed on purpose, {_anew(store)}"
     )
+
+
+def _head(*, digest: Any, files: Any, size: Any, complete: Any) -> Head:
+    """A head as it was found. Raises ValueError: readers take its digest for a folder."""
+    if not isinstance(complete, bool):
+        raise ValueError(f"complete is {complete!r}")
+    return Head(
+        digest=_hex(digest, DIGEST), files=_count(files), size=_count(size), complete=complete
+    )
+
+
+def _entry(path: Any, size: Any, digest: Any, stored: Any) -> Entry:
+    """A row of an index as it was found. Raises ValueError, and StoreError for unsafe names."""
+    for name in (path, stored):
+        if not isinstance(name, str):
+            raise ValueError(f"{name!r} is no path")
+    return Entry(check_name(path), _count(size), _hex(digest, SHA256), check_name(stored))
+
+
+def _hex(value: Any, form: re.Pattern[str]) -> str:
+    if not isinstance(value, str) or not form.fullmatch(value):
+        raise ValueError(f"{value!r} is no digest")
+    return value
+
+
+def _count(value: Any) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+        raise ValueError(f"{value!r} is no number of files or bytes")
+    return value
 
 
 def _index_name(digest: str) -> str:

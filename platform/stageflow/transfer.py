@@ -71,11 +71,13 @@ def bar(what: str, files: int) -> Iterator[Advance]:
     columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), text)
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task(what, total=files, amount="")
-        sizes: list[int] = []
+        lock, total = threading.Lock(), 0
 
         def advance(size: int) -> None:
-            sizes.append(size)
-            progress.update(task, advance=1, amount=f"{sum(sizes) / 1e6:,.0f} MB")
+            nonlocal total
+            with lock:
+                total += size
+                progress.update(task, advance=1, amount=f"{total / 1e6:,.0f} MB")
 
         yield advance
 

@@ -2,14 +2,14 @@
 
 The one module beside the stages that knows the platform, and only once it meets such a location:
 data in folders needs nothing of it. `s3://bucket/prefix#digest` names one content of a root, so
-that all machines of a sweep read the same even if another is pushed meanwhile.
+that all processes of a sweep read the same even if another is pushed meanwhile: its driver pins
+them, and what it starts is told no other location.
 """
 
 from __future__ import annotations
 
 import re
 from functools import cache
-from pathlib import Path
 
 ROOT = re.compile(r"[A-Za-z][\w+.-]*://[^,]*")  # behind a comma begin the rules of a data set
 
@@ -19,19 +19,26 @@ def localised(location: str) -> str:
 
     Raises the platform's StoreError, of one line, where that fails.
     """
-    return ROOT.sub(lambda root: str(_fetched(root[0])), location)
+    return ROOT.sub(lambda root: _folder(_pinned(root[0])), location)
 
 
 def pinned(location: str) -> str:
-    """The location with the digest of what a root in a store holds now."""
-    return ROOT.sub(
-        lambda root: root[0] if "#" in root[0] else f"{root[0]}#{_fetched(root[0]).name}", location
-    )
+    """The location with the digest of what a root in a store holds now.
+
+    A digest that is given stays. Raises the platform's StoreError, of one line.
+    """
+    return ROOT.sub(lambda root: _pinned(root[0]), location)
 
 
 @cache
-def _fetched(root: str) -> Path:
+def _pinned(root: str) -> str:
     """Once in each process, so that all splits are of the same content."""
+    from stageflow.replica import pin
+
+    return pin(root)
+
+
+def _folder(root: str) -> str:
     from stageflow.replica import replica
 
-    return replica(root)
+    return str(replica(root))

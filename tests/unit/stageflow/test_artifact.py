@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
@@ -249,7 +250,8 @@ class TestFetch:
             with pytest.raises(Corrupt, match=f"{name} {said}: {advice}$") as caught:
                 artifacts.fetch(made)
             assert "\n" not in str(caught.value)
-        assert [path for path in artifacts.cache.rglob("*") if path.is_file()] == []
+        left = {path.name for path in artifacts.cache.rglob("*") if path.is_file()}
+        assert left == {"lock"}
 
     def test_advice_works(self, artifacts: Artifacts, store: FolderStore, tmp_path: Path) -> None:
         """Forgotten, it is made and fetched again."""
@@ -280,10 +282,10 @@ class TestFetch:
         assert read(old) == {"a": "1"}
 
     def test_at_once(self, artifacts: Artifacts, store: FolderStore, tmp_path: Path) -> None:
-        """Three processes fetch one artifact into one cache; each finds it whole."""
+        """Of eight processes with one cache, one fetches; each finds the artifact whole."""
         files = {f"file{i}": str(i) * 100_000 for i in range(20)}
         made = publish(artifacts, tmp_path / "out", **files)
-        ready = [tmp_path / f"ready{i}" for i in range(3)]
+        ready = [tmp_path / f"ready{i}" for i in range(8)]
         fetchers = [
             subprocess.Popen([sys.executable, "-c", FETCH, store.path, artifacts.cache, KEY, mark])
             for mark in ready
@@ -291,22 +293,52 @@ class TestFetch:
         while not all(mark.exists() for mark in ready):
             assert not any(fetcher.poll() for fetcher in fetchers)
         (tmp_path / "go").touch()
-        assert [fetcher.wait(60) for fetcher in fetchers] == [0] * 3
+        assert [fetcher.wait(60) for fetcher in fetchers] == [0] * 8
+        fetched = [name for mark in ready for name in mark.read_text().split()]
+        assert sorted(name.rpartition("/")[2] for name in fetched) == sorted(files)
         assert read(artifacts.fetch(made)) == files
-        assert [path.name for path in (artifacts.cache / "tell" / KEY).iterdir()] == [
-            made.files[0].attempt
-        ]
+        assert {path.name for path in (artifacts.cache / "tell" / KEY).iterdir()} == {
+            made.files[0].attempt,
+            "lock",
+        }
 
-    def test_the_slower_of_two(
+    def test_what_a_killed_process_left_is_removed(
+        self, artifacts: Artifacts, tmp_path: Path
+    ) -> None:
+        made = publish(artifacts, tmp_path / "out", a="1")
+        around = artifacts.cache / "tell" / KEY
+        folder(around / ".fetch-dead" / "files", a="hal")
+        assert read(artifacts.fetch(made)) == {"a": "1"}
+        assert {path.name for path in around.iterdir()} == {made.files[0].attempt, "lock"}
+
+    def test_what_is_there_takes_no_lock(
+        self, artifacts: Artifacts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        made = publish(artifacts, tmp_path / "out", a="1")
+        first = artifacts.fetch(made)
+        monkeypatch.setattr("stageflow.artifact.alone", None)
+        assert artifacts.fetch(made) == first
+
+    def test_the_slower_of_two_without_locks(
         self,
         artifacts: Artifacts,
         store: FolderStore,
         tmp_path: Path,
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
-        """It finds the directory there when it has fetched its own, and takes that one."""
+        """It finds the directory there when it has fetched its own, and takes that one.
+
+        What a third one may be at is left alone.
+        """
         made = publish(artifacts, tmp_path / "out", a="1")
-        both, download = threading.Barrier(2), FolderStore.download
+        around = artifacts.cache / "tell" / KEY
+        folder(around / ".fetch-other" / "files", a="hal")
+
+        def flock(file: object, operation: int) -> None:
+            raise OSError(errno.ENOLCK, "No locks available")
+
+        monkeypatch.setattr("stageflow.alone.fcntl.flock", flock)
+        both, download = threading.Barrier(2, timeout=30), FolderStore.download
 
         def together(store: FolderStore, name: str, to: Path) -> None:
             download(store, name, to)
@@ -317,7 +349,7 @@ class TestFetch:
             one, two = pool.map(artifacts.fetch, (made, made))
         assert one == two
         assert read(one) == {"a": "1"}
-        assert list(one.parent.iterdir()) == [one]
+        assert {path.name for path in around.iterdir()} == {one.name, "lock", ".fetch-other"}
 
     @pytest.mark.parametrize("path", ["../../../../outside", "/etc/passwd", "a/../../b"])
     def test_names_that_escape(self, artifacts: Artifacts, tmp_path: Path, path: str) -> None:
@@ -334,7 +366,12 @@ from pathlib import Path
 from stageflow.artifact import Artifacts
 from stageflow.store import FolderStore
 store, cache, key, mark = sys.argv[1:]
-artifacts = Artifacts(FolderStore(Path(store)), Path(cache))
+class Noting(FolderStore):
+    def download(self, name, to):
+        with open(mark, "a") as file:
+            print(name, file=file)
+        FolderStore.download(self, name, to)
+artifacts = Artifacts(Noting(Path(store)), Path(cache))
 made = artifacts.find(key)
 Path(mark).touch()
 while not Path(mark).with_name("go").exists():

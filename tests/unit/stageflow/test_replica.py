@@ -14,7 +14,7 @@ import pytest
 
 from stageflow import replica as module
 from stageflow import replica_index
-from stageflow.replica import replica
+from stageflow.replica import pin, replica
 from stageflow.replica_index import HEAD, OWN, Index, head, load
 from stageflow.replica_push import content_of, push
 from stageflow.settings import home
@@ -108,6 +108,26 @@ def test_a_process_that_knows_the_digest_asks_nobody(data: Path, bucket: Path, r
     shutil.rmtree(bucket)
     assert replica(pushed.uri) == folder
     assert not bucket.exists()
+
+
+def test_a_root_is_pinned_to_what_it_holds(
+    data: Path, root: str, downloads: list[str], tmp_path: Path
+) -> None:
+    """By one small object, and by none where its digest is known."""
+    first = push(data, root)
+    assert pin(root) == pin(f"{root}/") == first.uri
+    assert downloads == []
+    push(fill(data, {"lists/train.txt": "b\n"}), root, over=True)
+    assert pin(first.uri) == first.uri
+    assert held(replica(first.uri)) == FILES
+    away = f"{(tmp_path / 'away').as_uri()}#{first.index.digest}"
+    assert pin(away) == away
+    assert not (tmp_path / "away").exists()
+
+
+def test_a_root_without_index_is_pinned_by_reading_it(bucket: Path, root: str) -> None:
+    fill(bucket, FILES)
+    assert pin(root) == f"{root}#{replica(root).name}"
 
 
 def test_the_first_reader_of_a_filled_root_makes_its_index(bucket: Path, root: str) -> None:
@@ -337,10 +357,8 @@ def test_a_content_that_never_was(data: Path, root: str) -> None:
         push(data, f"{root}#{'0' * 20}")
 
 
-@pytest.mark.parametrize(
-    "uri", ["/data/voc", "voc2012:s3://bucket/voc", "s3://bucket/voc#latest", "gs://bucket/voc", ""]
-)
-def test_what_is_no_root(uri: str) -> None:
+def test_what_is_no_root() -> None:
+    uri = "s3://bucket/voc#../../src"
     assert failure(uri) == (
         f"data root {uri!r}: want s3://bucket/prefix, to which #digest may name one content"
     )
@@ -354,22 +372,16 @@ def test_without_boto3(monkeypatch: pytest.MonkeyPatch) -> None:
     )
 
 
-@pytest.mark.parametrize("name", [HEAD, f"{OWN}/DIGEST.json"])
-@pytest.mark.parametrize("text", ["", "[1]", '{"a": 1}', '[["../x", 1, "2", "3"]]'])
-def test_a_broken_index_is_told(data: Path, bucket: Path, root: str, name: str, text: str) -> None:
-    digest = push(data, root).index.digest
-    fill(bucket, {name.replace("DIGEST", digest): text})
-    message = failure(root)
-    assert "../x" in message or f"remove {root}/{OWN}/ and the next reader" in message
-    assert not (home().parent / "x").exists()
-
-
-def test_an_index_of_another_content_is_told(data: Path, bucket: Path, root: str) -> None:
-    digest = push(data, root).index.digest
-    name = f"{OWN}/{digest}.json"
-    rows = json.loads((bucket / name).read_text())
-    fill(bucket, {name: json.dumps(rows[1:])})
-    assert f"{name} is not what its name says" in failure(root)
+@pytest.mark.parametrize("digest", ["/etc", "../../src", "part"])
+def test_a_head_leads_nowhere_else(data: Path, bucket: Path, root: str, digest: str) -> None:
+    """What it names becomes a folder, on every machine that reads it."""
+    push(data, root)
+    (home() / "data" / module._name(root) / "part").mkdir(parents=True)
+    told = json.loads((bucket / HEAD).read_text())
+    fill(bucket, {HEAD: json.dumps(told | {"digest": digest})})
+    for attempt in (replica, pin, lambda uri: push(data, uri)):
+        with pytest.raises(StoreError, match=rf"^{root}/{HEAD} is broken \(.*{digest}"):
+            attempt(root)
 
 
 def test_no_room_is_told_before_the_first_file(
@@ -390,5 +402,5 @@ def test_a_file_system_without_locks_is_told(
     def flock(file: object, operation: int) -> None:
         raise OSError(37, "No locks available")
 
-    monkeypatch.setattr(module.fcntl, "flock", flock)
+    monkeypatch.setattr("stageflow.alone.fcntl.flock", flock)
     assert "cannot be locked (No locks available): set STAGEFLOW_HOME" in failure(root)

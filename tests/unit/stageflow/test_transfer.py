@@ -71,3 +71,22 @@ def test_a_bar_takes_names_as_they_are(
     told = capsys.readouterr().err
     assert "reading [bold]/data  12 MB" in told
     assert "2/2" in told
+
+
+class Size(int):
+    """Bytes that count how often they are added to something."""
+
+    added = 0
+
+    def __radd__(self, other: int) -> int:
+        Size.added += 1
+        return other + int(self)
+
+
+def test_a_bar_adds_each_file_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """To sum all up for each file takes minutes for a hundred thousand."""
+    monkeypatch.setattr(Size, "added", 0)
+    with bar("fetching", 100) as advance:
+        for _ in range(100):
+            advance(Size(5))
+    assert Size.added == 100

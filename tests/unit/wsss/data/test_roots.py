@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import pickle
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -13,9 +16,20 @@ from PIL import Image
 
 from stageflow.replica_push import push
 from stageflow.store import StoreError
-from wsss import stages
+from stageflow.sweep import main
+from sweeps import (
+    labels,
+    leaderboard,
+    leaderboard_coco,
+    leaderboard_voc,
+    methods,
+    recam_threshold,
+    sfc_weights,
+)
+from wsss import stages, whole_pipeline
 from wsss.data import open_samples
 from wsss.data.roots import localised, pinned
+from wsss.setting import Setting
 from wsss.stages.data import opened, opened_saliency
 
 
@@ -103,6 +117,71 @@ def test_saliency_may_lie_in_a_store(own: Path, root: str) -> None:
     assert (here.location, there.location) == (str(own / "masks"), content)
     for source in (here, there):
         assert (opened_saliency(source, "abc").of("a", (6, 8)) == 1).all()
+
+
+READ = """
+import pickle, sys
+from wsss import stages
+from wsss.data import open_samples
+setting = pickle.load(sys.stdin.buffer)
+print(open_samples(setting.data, "all").image(0)[0, 0, 0])
+print(stages.images(setting.data, "all").location)
+"""
+
+
+def test_what_a_driver_starts_reads_what_the_driver_did(
+    own: Path, root: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A trial's process gets the options, on a machine without the data, after another push."""
+    first = push(own, root).uri
+    setting = Setting(data=f"images:{root}")
+    Image.new("RGB", (8, 6), (99, 0, 0)).save(own / "images/a.png")
+    push(own, root, over=True)
+    monkeypatch.setenv("STAGEFLOW_HOME", str(tmp_path / "another machine"))
+    done = subprocess.run(
+        [sys.executable, "-c", READ], input=pickle.dumps(setting), capture_output=True, check=False
+    )
+    assert done.stdout.decode().split() == ["0", f"all@images:{first}"], done.stderr.decode()
+
+
+def test_copies_of_a_setting_ask_no_store(
+    own: Path, root: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = push(own, root).uri
+    setting = Setting(data=f"images:{root}")
+    monkeypatch.setattr("stageflow.replica.open_root", None)
+    assert setting.data == f"images:{content}"
+    assert pickle.loads(pickle.dumps(setting)) == setting
+    assert replace(setting, seeds=2).data == setting.data
+    assert Setting(data=f"images:{own}").data == f"images:{own}"
+
+
+SWEEPS = (labels, leaderboard, leaderboard_coco, leaderboard_voc, methods, recam_threshold)
+
+
+@pytest.mark.parametrize("sweep", [*SWEEPS, sfc_weights])
+def test_every_sweep_pins_its_data(own: Path, root: str, sweep: ModuleType) -> None:
+    content, options = push(own, root).uri, sweep.SWEEP.options
+    kind = "coco2014" if sweep is leaderboard_coco else "voc2012"
+    given = replace(options, data=f"{kind}:{root}")
+    assert given.data == f"{kind}:{content}"
+
+
+def test_saliency_is_pinned_too(own: Path, root: str) -> None:
+    content = push(own / "masks", root).uri
+    assert whole_pipeline.Options(saliency=root, aamr=0.1).saliency == content
+
+
+def test_options_say_in_one_line_what_is_wrong_with_a_root(
+    root: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for data, said in (
+        (f"voc2012:{root}", f"error: {root} is empty: correct the address"),
+        (f"voc2012:{root}#../../etc", f"error: data root '{root}#../../etc': want s3://"),
+    ):
+        assert main(recam_threshold.SWEEP, [f"--data={data}", "--plan"]) == 2
+        [line] = capsys.readouterr().err.splitlines()
+        assert line.startswith(said)
 
 
 def test_what_is_wrong_with_a_root_is_one_line(root: str) -> None:
