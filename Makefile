@@ -17,7 +17,7 @@ sweep: setup  ## run the ReCAM threshold sweep on the built-in scenes (ARGS="--t
 stack: setup  ## start PostgreSQL, SeaweedFS, MLflow and a Ray cluster here (ARGS="--workers 2 ...")
 	$(BIN)/python -m infra.local.stack start $(ARGS)
 
-stack-stop: setup  ## end what `make stack` started; its data stays
+stack-stop:  ## end what `make stack` started; its data stays
 	$(BIN)/python -m infra.local.stack stop $(ARGS)
 
 test: check  ## run every check and every test (ARGS="tests/unit -k store")

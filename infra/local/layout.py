@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import secrets
 import socket
-from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field
+from contextlib import ExitStack, suppress
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ NODE_PORTS = tuple(
     f"node{place}.{what}" for place in range(1, MOST_WORKERS + 2) for what in ("agent", "metrics")
 )
 INNER_PORTS = (*WEED_PORTS, *NODE_PORTS, "ray.client")
+FREE = range(20000, 32000)  # above those of Ray's workers, below those of outgoing connections
 
 
 def option(text: str, default: Any) -> Any:
@@ -102,17 +104,22 @@ def remembered(home: Path) -> Layout | None:
     except FileNotFoundError:
         return None
     except (ValueError, TypeError) as error:
-        raise StackError(f"{file} cannot be read ({error}): remove it, and {home}") from error
+        raise StackError(
+            f"{file} cannot be read ({error}): remove that file, and no other; it holds flags only"
+        ) from error
 
 
-def remember(layout: Layout) -> Layout:
-    """Write the layout down, with free ports where none was chosen."""
+def with_inner_ports(layout: Layout) -> Layout:
+    """The layout with inner ports chosen anew."""
     free = free_ports(len(INNER_PORTS))
-    inner = layout.inner_ports or dict(zip(INNER_PORTS, free, strict=True))
-    chosen = {**asdict(layout), "inner_ports": inner}
+    return replace(layout, inner_ports=dict(zip(INNER_PORTS, free, strict=True)))
+
+
+def remember(layout: Layout) -> None:
+    """Write the layout down."""
     layout.home.mkdir(parents=True, exist_ok=True, mode=0o700)
-    private(layout.home / "layout.json", json.dumps({**chosen, "home": str(layout.home)}, indent=1))
-    return Layout(**chosen)
+    chosen = {**asdict(layout), "home": str(layout.home)}
+    private(layout.home / "layout.json", json.dumps(chosen, indent=1))
 
 
 def passwords(home: Path) -> Passwords:
@@ -133,14 +140,24 @@ def private(file: Path, text: str) -> Path:
 
 
 def gpus() -> int:
-    """How many NVIDIA GPUs this machine has, by their device files."""
-    return len([*Path("/dev").glob("nvidia[0-9]*")])
+    """How many NVIDIA GPUs may be used: by their device files, and CUDA_VISIBLE_DEVICES if set."""
+    there = len([*Path("/dev").glob("nvidia[0-9]*")])
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is None or not there:
+        return there
+    names = [name.strip() for name in visible.split(",")]
+    numbered = [name for name in names if name.isdigit() and int(name) < there]
+    return len(numbered) or len([name for name in names if name.startswith(("GPU-", "MIG-"))])
 
 
 def free_ports(count: int) -> list[int]:
     """Ports that nobody listens on: all held at once, so that no two are the same."""
+    held: list[int] = []
     with ExitStack() as stack:
-        held = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for each in held:
-            each.bind((HOST, 0))
-        return [each.getsockname()[1] for each in held]
+        for port in random.SystemRandom().sample(FREE, len(FREE)):
+            if len(held) == count:
+                break
+            with suppress(OSError):
+                stack.enter_context(socket.socket()).bind(("", port))
+                held.append(port)
+    return held

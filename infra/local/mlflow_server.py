@@ -9,26 +9,31 @@ import urllib.request
 from pathlib import Path
 
 from infra.local import seaweedfs
+from infra.local.environment import clean_environment
 from infra.local.layout import HOST, USER, Layout, Passwords, private
-from infra.local.service import Service, clean_environment
+from infra.local.service import Service
 
 PROCESSES = 2  # each some 500 MB
+
+
+def prepare(layout: Layout) -> None:
+    """Write down where the accounts are."""
+    folder = layout.home / "mlflow"
+    folder.mkdir(parents=True, exist_ok=True)
+    private(
+        folder / "accounts.ini",
+        "[mlflow]\n"
+        "default_permission = READ\n"
+        f"database_uri = {_database(layout)}\n"
+        f"admin_username = {USER}\n"
+        "authorization_function = mlflow.server.auth:authenticate_request_basic_auth\n"
+        "auth_cache_ttl_seconds = 60\n",
+    )
 
 
 def service(layout: Layout, keys: Passwords) -> Service:
     """The server, which takes requests for its own address only."""
     folder = layout.home / "mlflow"
-    folder.mkdir(parents=True, exist_ok=True)
-    database = f"{layout.postgres_url}/mlflow"
-    accounts = private(
-        folder / "accounts.ini",
-        "[mlflow]\n"
-        "default_permission = READ\n"
-        f"database_uri = {database}\n"
-        f"admin_username = {USER}\n"
-        "authorization_function = mlflow.server.auth:authenticate_request_basic_auth\n"
-        "auth_cache_ttl_seconds = 60\n",
-    )
     hosts = [
         f"{host}{port}" for host in (HOST, "localhost") for port in ("", f":{layout.mlflow_port}")
     ]
@@ -42,9 +47,9 @@ def service(layout: Layout, keys: Passwords) -> Service:
         ],
         environment=clean_environment(
             HOME=str(folder),
-            MLFLOW_BACKEND_STORE_URI=database,
+            MLFLOW_BACKEND_STORE_URI=_database(layout),
             PGPASSWORD=keys.postgres,
-            MLFLOW_AUTH_CONFIG_PATH=str(accounts),
+            MLFLOW_AUTH_CONFIG_PATH=str(folder / "accounts.ini"),
             MLFLOW_AUTH_ADMIN_PASSWORD=keys.mlflow,
             MLFLOW_FLASK_SERVER_SECRET_KEY=keys.mlflow_cookies,
             MLFLOW_SERVER_ENABLE_JOB_EXECUTION="false",  # four times the memory, for nothing
@@ -58,6 +63,10 @@ def service(layout: Layout, keys: Passwords) -> Service:
 def environment(layout: Layout, keys: Passwords) -> dict[str, str]:
     """What MLflow's client needs to be let in."""
     return {"MLFLOW_TRACKING_USERNAME": USER, "MLFLOW_TRACKING_PASSWORD": keys.mlflow}
+
+
+def _database(layout: Layout) -> str:
+    return f"{layout.postgres_url}/mlflow"
 
 
 def _status(layout: Layout, password: str = "") -> int:

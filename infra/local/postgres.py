@@ -7,16 +7,20 @@ import os
 import signal
 import subprocess
 from collections.abc import Sequence
+from contextlib import closing, suppress
 from importlib.util import find_spec
 from pathlib import Path
 
+import psutil
 import psycopg2
 
+from infra.local.environment import clean_environment
 from infra.local.layout import HOST, USER, Layout, private
-from infra.local.service import Service, StackError, clean_environment
+from infra.local.service import Service, StackError
 
 DATABASES = ("mlflow", "optuna")
 NOBODY = 65534
+ORPHANS_SECONDS = 20  # for processes of a server that was killed to see that it is gone
 
 
 def programs() -> Path:
@@ -32,6 +36,7 @@ def prepare(layout: Layout, password: str) -> None:
     """Make the data folder, with one user who has this password, unless it is there."""
     data = layout.home / "postgres"
     if (data / "PG_VERSION").exists():
+        _make_way(data)
         return
     data.mkdir(mode=0o700, parents=True, exist_ok=True)
     told = private(layout.home / "postgres-password", password)
@@ -68,7 +73,7 @@ def service(layout: Layout, password: str) -> Service:
 
 
 def make_databases(layout: Layout, password: str) -> None:
-    """Make those that are not there."""
+    """Make those that are not there. Raises StackError."""
     there = {row[0] for row in _answer(layout, password, "SELECT datname FROM pg_database")}
     for name in DATABASES:
         if name not in there:
@@ -76,16 +81,38 @@ def make_databases(layout: Layout, password: str) -> None:
 
 
 def _answer(layout: Layout, password: str, query: str) -> list[tuple[str, ...]]:
-    connection = psycopg2.connect(
-        host=HOST, port=layout.postgres_port, user=USER, password=password, dbname="postgres"
-    )
+    where = {"host": HOST, "port": layout.postgres_port, "user": USER, "dbname": "postgres"}
     try:
-        connection.autocommit = True  # databases are not made inside a transaction
-        with connection.cursor() as cursor:
-            cursor.execute(query)
-            return cursor.fetchall() if cursor.description else []
-    finally:
-        connection.close()
+        with closing(psycopg2.connect(password=password, **where)) as connection:
+            connection.autocommit = True  # databases are not made inside a transaction
+            with connection.cursor() as cursor:
+                cursor.execute(query)
+                return cursor.fetchall() if cursor.description else []
+    except psycopg2.Error as error:
+        raise StackError(f"PostgreSQL refuses ({query}): {str(error).strip()}") from error
+
+
+def _make_way(data: Path) -> None:
+    """After a server that was killed: wait until its processes are gone, which lead sessions of
+    their own, and remove its lock if some other program has its process id by now."""
+    lock = data / "postmaster.pid"
+    with suppress(FileNotFoundError, ValueError, IndexError, psutil.NoSuchProcess):
+        pid = int(lock.read_text().split()[0])
+        if psutil.pid_exists(pid) and _serves(psutil.Process(pid), data):
+            return
+        psutil.wait_procs(
+            [each for each in psutil.process_iter() if _serves(each, data)],
+            timeout=ORPHANS_SECONDS,
+        )
+        if psutil.pid_exists(pid):
+            lock.unlink()
+
+
+def _serves(process: psutil.Process, data: Path) -> bool:
+    """Whether this is PostgreSQL at work in the folder, where it moves to at its start."""
+    with suppress(psutil.Error):
+        return process.name() == "postgres" and Path(process.cwd()) == data.resolve()
+    return False
 
 
 def _as_nobody() -> Sequence[str]:

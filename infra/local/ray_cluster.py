@@ -9,14 +9,17 @@ from __future__ import annotations
 
 import os
 import shutil
+import stat
 import sys
 import tempfile
 import urllib.request
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
+from infra.local.environment import clean_environment, machine_environment
 from infra.local.layout import HOST, Layout, Passwords, gpus, private
-from infra.local.service import Service, clean_environment
+from infra.local.service import Service, StackError
 
 HEAD, WORKER = "ray-head", "ray-worker"
 OBJECT_STORE = 100 * 2**20  # bytes: artifacts go through the store, not through Ray
@@ -75,12 +78,26 @@ def node_environment(keys: Passwords) -> dict[str, str]:
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN": keys.ray_token,
         "RAY_JOB_STOP_WAIT_TIME_S": str(JOB_STOP_SECONDS),
+        "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": str(DRAIN_SECONDS),
+        "RAY_prestart_worker_first_driver": "0",
     }
 
 
 def prepare(layout: Layout, keys: Passwords) -> None:
-    """Write the token where clients look for it."""
+    """Write the token where clients look for it, and make the nodes' room. Raises StackError."""
     private(layout.home / "ray-token", keys.ray_token)
+    make_room(_room(layout))
+
+
+def make_room(room: Path) -> None:
+    """Make a folder that is ours alone, since everybody may write to what Ray makes in it. Raises
+    StackError."""
+    with suppress(FileExistsError):
+        room.mkdir(mode=0o700)
+    seen = room.lstat()
+    if not stat.S_ISDIR(seen.st_mode) or seen.st_uid != os.geteuid():
+        raise StackError(f"{room} is somebody else's: it has to go")
+    room.chmod(0o700)
 
 
 def clean(layout: Layout, name: str) -> None:
@@ -94,6 +111,8 @@ def clean(layout: Layout, name: str) -> None:
             dirs_exist_ok=True,
         )
     shutil.rmtree(temporary, ignore_errors=True)
+    with suppress(OSError):  # others are still there
+        _room(layout).rmdir()
 
 
 def _node(
@@ -119,20 +138,18 @@ def _node(
             HOME=str(folder),
             STAGEFLOW_HOME=str(folder / "stageflow"),
             PATH=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-            RAY_prestart_worker_first_driver="0",
-            RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S=str(DRAIN_SECONDS),
-            OMP_NUM_THREADS=str(layout.node_cpus),
             COLUMNS="150",  # of the tables in a job's output
+            **machine_environment(layout.host),
             **node_environment(keys),
             **secrets,
         ),
-        healthy=lambda: _healthy(agent),
+        healthy=lambda: healthy(agent),
         folder=folder,
         patience=STOP_SECONDS,
     )
 
 
-def _healthy(agent: int) -> bool:
+def healthy(agent: int) -> bool:
     """Whether a node's agent answers, through which jobs are started, and its raylet with it."""
     with urllib.request.urlopen(f"http://{HOST}:{agent}/api/local_raylet_healthz", timeout=10) as a:
         return int(a.status) == 200
@@ -145,4 +162,8 @@ def _ip(layout: Layout, place: int) -> str:
 
 def _temporary(layout: Layout, name: str) -> Path:
     """A node's own; short, since sockets lie in it, whose paths have at most 107 characters."""
-    return Path(tempfile.gettempdir()) / f"stageflow-ray-{layout.ray_port}" / name
+    return _room(layout) / name
+
+
+def _room(layout: Layout) -> Path:
+    return Path(tempfile.gettempdir()) / f"stageflow-ray-{layout.ray_port}"

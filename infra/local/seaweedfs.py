@@ -1,4 +1,8 @@
-"""SeaweedFS: the S3 server, with one key that has all rights."""
+"""SeaweedFS: the S3 server, with one key that has all rights.
+
+Its parts talk over ports of their own, which ask for no password: there everybody has to show the
+server's certificate, lest `weed shell` give the keys of S3 to any user of this machine.
+"""
 
 from __future__ import annotations
 
@@ -11,12 +15,15 @@ from typing import Any
 import boto3
 from botocore.config import Config
 
+from infra.local import certificate
+from infra.local.environment import clean_environment
 from infra.local.layout import HOST, USER, WEED_PORTS, Layout, Passwords, private
-from infra.local.service import Service, StackError, clean_environment
+from infra.local.service import Service, StackError
 
 STORE, MLFLOW = "stageflow", "mlflow"
 BUCKETS = (STORE, MLFLOW)
 REGION = "us-east-1"
+PARTS = ("master", "volume", "filer", "s3", "admin", "worker", "client", "mq", "msg_broker")
 # What S3 needs, on loopback, without unasked telemetry, and nothing that AWS would refuse.
 FIXED = (
     *(f"-ip={HOST}", f"-ip.bind={HOST}", "-disableHttp", "-idleTimeout=2", "-webdav=false"),
@@ -33,8 +40,8 @@ def program() -> str:
     return found
 
 
-def service(layout: Layout, keys: Passwords) -> Service:
-    """The server. Without its identities it would take every key."""
+def prepare(layout: Layout, keys: Passwords) -> None:
+    """Write down who is let in: without identities the server would take every key."""
     folder = layout.home / "seaweedfs"
     folder.mkdir(parents=True, exist_ok=True)
     identity = {
@@ -42,7 +49,17 @@ def service(layout: Layout, keys: Passwords) -> Service:
         "credentials": [{"accessKey": keys.s3_access, "secretKey": keys.s3_secret}],
         "actions": ["Admin", "Read", "List", "Tagging", "Write"],
     }
-    known = private(folder / "s3.json", json.dumps({"identities": [identity]}))
+    private(folder / "s3.json", json.dumps({"identities": [identity]}))
+    own, key = folder / "grpc.pem", folder / "grpc.key"
+    certificate.make(own, key)
+    pair = f"cert = {json.dumps(str(own))}\nkey = {json.dumps(str(key))}\n"
+    parts = "".join(f"[grpc.{part}]\n{pair}" for part in PARTS)
+    private(folder / "security.toml", f"[grpc]\nca = {json.dumps(str(own))}\n{parts}")
+
+
+def service(layout: Layout, keys: Passwords) -> Service:
+    """The server, which reads `security.toml` in the folder where it runs."""
+    folder = layout.home / "seaweedfs"
     ports = {"s3.port": layout.s3_port} | {name: layout.inner_ports[name] for name in WEED_PORTS}
     return Service(
         name="seaweedfs",
@@ -52,7 +69,7 @@ def service(layout: Layout, keys: Passwords) -> Service:
                 "-logtostderr=true",
                 "mini",
                 f"-dir={folder}",
-                f"-s3.config={known}",
+                f"-s3.config={folder / 's3.json'}",
                 *FIXED,
             ),
             *(f"-{part}.localSocket={folder / part}.sock" for part in ("s3", "filer")),

@@ -1,25 +1,26 @@
 """A server process of the stack: started apart from this one, recorded, looked after, stopped.
 
-What was started is known by its process id and the moment of its start, so that a later process
-with the same id is never taken for it.
+Each leads a session of its own, so that what it started is found even after its end.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import psutil
 
+from infra.local.identity import Identity
+
 START_SECONDS = 180  # a busy machine takes a minute for MLflow alone
 LOG_LINES = 15  # of a server that did not start
+ROUNDS = 2  # of killing: what is killed may just have started something
 
 
 class StackError(RuntimeError):
@@ -61,17 +62,19 @@ class Processes:
 
     def find(self, name: str) -> psutil.Process | None:
         """The living process of a service, if it was started and has not ended."""
-        with suppress(FileNotFoundError, psutil.NoSuchProcess):
-            record = json.loads(self._record(name).read_text())
-            process = psutil.Process(record["pid"])
-            if process.create_time() == record["started"] and process.status() != "zombie":
-                return process
-        return None
+        known = self._known(name)
+        return known.process() if known else None
+
+    def alive(self) -> list[str]:
+        """The services of which anything lives, be it only what they started."""
+        names = [file.stem for file in sorted((self.home / "run").glob("*.json"))]
+        return [name for name in names if (known := self._known(name)) and known.session()]
 
     def start(self, service: Service) -> bool:
         """Start it unless it runs; tells whether it had to. See `wait` for when it answers."""
         if self.find(service.name) is not None:
             return False
+        self._clear(service.name)
         for folder in (service.folder, self.home / "run", self.home / "logs"):
             folder.mkdir(parents=True, exist_ok=True)
         with self.log(service.name).open("ab") as log:
@@ -85,16 +88,14 @@ class Processes:
                 start_new_session=True,  # so that Ctrl-C on the terminal is not for it
             )
         started.returncode = 0  # it outlives us, and nobody here will wait for it
-        created = psutil.Process(started.pid).create_time()
-        self._record(service.name).write_text(json.dumps({"pid": started.pid, "started": created}))
+        record = asdict(Identity.of(started.pid))
+        self._record(service.name).write_text(json.dumps(record))
         return True
 
     def wait(self, service: Service) -> None:
         """Return once it is healthy. Raises StackError if it ends before, or takes too long."""
         until = time.monotonic() + START_SECONDS
-        while not answers(service.healthy):
-            if self.find(service.name) is None:
-                raise StackError(f"{service.name} ended at its start: {self._last_words(service)}")
+        while not self._answers(service):
             if time.monotonic() > until:
                 raise StackError(
                     f"{service.name} does not answer after {START_SECONDS} s: "
@@ -102,9 +103,18 @@ class Processes:
                 )
             time.sleep(0.2)
 
+    def _answers(self, service: Service) -> bool:
+        """Whether it is healthy, and it is this process that says so. Raises StackError if that
+        has ended: who answers then is somebody else."""
+        healthy = self.find(service.name) is not None and answers(service.healthy)
+        if self.find(service.name) is None:
+            raise StackError(f"{service.name} ended at its start: {self._last_words(service)}")
+        return healthy
+
     def stop(self, services: Iterable[Service]) -> list[str]:
         """End the services and all that they started, at the same time; the names of those that
         ran."""
+        services = [*services]
         asked = [(s, p, _family(p)) for s in services if (p := self.find(s.name)) is not None]
         for service, process, _ in asked:
             with suppress(psutil.NoSuchProcess):
@@ -113,9 +123,26 @@ class Processes:
             psutil.wait_procs([process], timeout=service.patience)
             family += [each for each in _family(process) if each not in family]
             kill([process, *family])
-        for service, _, _ in asked:
-            self._record(service.name).unlink(missing_ok=True)
-        return [service.name for service, _, _ in asked]
+        ran = {service.name for service, _, _ in asked}
+        ran |= {service.name for service in services if self._clear(service.name)}
+        return [service.name for service in services if service.name in ran]
+
+    def _clear(self, name: str) -> bool:
+        """Kill what is left of a service and forget it; tells whether anything was."""
+        known = self._known(name)
+        there = False
+        for _ in range(ROUNDS):
+            left = known.session() if known else []
+            there = there or bool(left)
+            kill(left)
+        self._record(name).unlink(missing_ok=True)
+        return there
+
+    def _known(self, name: str) -> Identity | None:
+        """Whom its record names; none that cannot be read: it was not written to its end."""
+        with suppress(FileNotFoundError, ValueError, TypeError):
+            return Identity(**json.loads(self._record(name).read_text()))
+        return None
 
     def _record(self, name: str) -> Path:
         return self.home / "run" / f"{name}.json"
@@ -141,12 +168,6 @@ def kill(processes: Iterable[psutil.Process]) -> None:
         with suppress(psutil.NoSuchProcess):
             process.kill()
     psutil.wait_procs(left, timeout=10)
-
-
-def clean_environment(**more: str) -> dict[str, str]:
-    """What a server needs of this process's environment, and `more`: no other's keys leak in."""
-    kept = {name: os.environ[name] for name in ("PATH", "LANG", "TMPDIR") if name in os.environ}
-    return {**kept, "NO_PROXY": "*", "PYTHONUNBUFFERED": "1", **more}
 
 
 def _family(process: psutil.Process) -> list[psutil.Process]:

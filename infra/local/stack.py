@@ -2,18 +2,22 @@
 
     make stack             start what does not run; with everything running, this only says so
     make stack-stop        end what was started, and keep all data
-    python -m infra.local.stack --help
+    python -m infra.local.stack --help    also status, and remove
 
-Everything listens on loopback and wants a password or token; all lies in one folder. Ray has a head
-and several workers as nodes of their own, the first of which has the GPUs or pretends to have one,
-so that what happens on a cluster happens here: artifacts go through S3, caches belong to nodes,
-nodes may die. With `--workers 0` the head is the one node, with all cores and GPUs; with `--host`
-besides, other machines join it (infra/local/join.sh).
+Everything wants a password or token, all lies in one folder, and all listens on loopback but Ray's
+own ports: these are open on every interface, guarded by the token but not encrypted, and whoever
+reaches them can read metrics without it.
+
+Ray has a head and several workers as nodes of their own, the first of which has the GPUs or
+pretends to have one, so that what happens on a cluster happens here: artifacts go through S3,
+caches belong to nodes, nodes may die. With `--workers 0` the head is the one node, with all cores
+and GPUs; with `--host` besides, other machines join it (infra/local/join.sh).
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import shutil
 import sys
 from collections.abc import Iterator, Sequence
@@ -22,18 +26,17 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from infra.local import mlflow_server, postgres, ray_cluster, seaweedfs
+from infra.local import handout, mlflow_server, postgres, ray_cluster, seaweedfs
+from infra.local.environment import no_proxy
 from infra.local.layout import (
-    USER,
     Layout,
     Passwords,
     passwords,
-    private,
     remember,
     remembered,
+    with_inner_ports,
 )
+from infra.local.lock import alone
 from infra.local.service import Processes, Service, StackError, answers
 
 HOME = Path("~/.stageflow/stack")
@@ -89,8 +92,7 @@ class Stack:
     def start(self) -> Iterator[str]:
         """Start what does not run, and tell of each server once it answers. Raises StackError."""
         layout, keys, run = self.layout, self.keys, self.processes
-        postgres.prepare(layout, keys.postgres)
-        ray_cluster.prepare(layout, keys)
+        self._prepare()
         database, s3, head, *others = self.services
         begun = {service.name: run.start(service) for service in (database, s3, head)}
         for service in (database, s3):
@@ -101,7 +103,7 @@ class Stack:
         begun |= {service.name: run.start(service) for service in others}
         for service in others:
             yield self._told(service, begun)
-        self._write_environment()
+        handout.write(layout, keys, self.secrets, self.addresses)
 
     def stop(self) -> list[str]:
         """End what was started, the nodes first; the names of what ran."""
@@ -115,85 +117,99 @@ class Stack:
             ray_cluster.clean(self.layout, node.name)
         return ended
 
-    def status(self) -> Iterator[str]:
-        """A line for each server."""
+    def status(self) -> Iterator[tuple[bool, str]]:
+        """Of each server whether it is well, and a line that says so."""
         for service in self.services:
             process = self.processes.find(service.name)
             if process is None:
-                yield f"{service.name:14} does not run"
+                yield False, f"{service.name:14} does not run"
             else:
-                state = "healthy" if answers(service.healthy) else "DOES NOT ANSWER"
-                yield f"{service.name:14} {state}, process {process.pid}"
+                well = answers(service.healthy)
+                state = "healthy" if well else "DOES NOT ANSWER"
+                yield well, f"{service.name:14} {state}, process {process.pid}"
+
+    def _prepare(self) -> None:
+        postgres.prepare(self.layout, self.keys.postgres)
+        seaweedfs.prepare(self.layout, self.keys)
+        ray_cluster.prepare(self.layout, self.keys)
+        mlflow_server.prepare(self.layout)
 
     def _told(self, service: Service, begun: dict[str, bool]) -> str:
-        if begun[service.name]:
-            self.processes.wait(service)
-            return f"{service.name:14} started"
-        return f"{service.name:14} runs already"
-
-    def _write_environment(self) -> None:
-        """For people's shells, for machines that join, and for jobs."""
-        home, layout = self.layout.home, self.layout
-        user = {**ray_cluster.environment(layout), **self.secrets, **self.addresses}
-        node = {**ray_cluster.node_environment(self.keys), **self.secrets}
-        ports = " ".join(
-            str(port) for port in (layout.postgres_port, layout.s3_port, layout.mlflow_port)
-        )
-        joining = {**node, "STACK_HEAD": ray_cluster.address(layout), "STACK_PORTS": ports}
-        for name, variables in (("environment.sh", user), ("node.sh", joining)):
-            lines = [f"export {variable}='{value}'\n" for variable, value in variables.items()]
-            private(home / name, "".join(lines))
-        (home / "runtime_env.yaml").write_text(yaml.safe_dump({"env_vars": self.addresses}))
-
-    def advice(self) -> str:
-        """What to do with it."""
-        home = self.layout.home
-        return (
-            f"\nMLflow         {self.layout.mlflow_url}  (user {USER}, "
-            f"password {self.keys.mlflow})\n"
-            f"Ray dashboard  {self.layout.dashboard_url}  (token in {home}/ray-token)\n"
-            f"logs           {home}/logs\n\n"
-            f"  . {home}/environment.sh\n"
-            f"  ray job submit --runtime-env {home}/runtime_env.yaml --working-dir . -- "
-            "sweeps/recam_threshold.py\n"
-        )
+        """What to say of it, once it answers."""
+        self.processes.wait(service)
+        return f"{service.name:14} {'started' if begun[service.name] else 'runs already'}"
 
 
 def open_stack(layout: Layout) -> Stack:
-    """The stack of a layout, whose ports and passwords are chosen if they are not yet."""
-    chosen = remember(layout)
-    return Stack(chosen, passwords(chosen.home))
+    """The stack of this layout, to be started. Raises StackError if it runs with another one."""
+    known, runs = remembered(layout.home), Processes(layout.home).alive()
+    if runs and (known is None or known != replace(layout, inner_ports=known.inner_ports)):
+        raise StackError(
+            f"it runs with other flags ({', '.join(runs)}): stop it first: {_stop_command(layout)}"
+        )
+    if not runs:
+        seaweedfs.remove_sockets(known or layout)
+        layout = with_inner_ports(layout)
+        remember(layout)
+    return Stack(layout, passwords(layout.home))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command. Returns 0, or 2 with one line that says what is wrong."""
-    parser = _parser()
-    given = vars(parser.parse_args(arguments))
+    """The command. Returns 0; 1 if `status` finds something that is not well; 2 with one line that
+    says what is wrong; 130 if it is interrupted."""
+    given = vars(_parser().parse_args(arguments))
     action, home = given.pop("action"), Path(given.pop("home")).expanduser().absolute()
+    os.environ.update(no_proxy(given.get("host", "")))
     try:
-        _act(action, home, given)
+        return _act(action, home, given)
     except (StackError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("interrupted: the same command goes on where it was", file=sys.stderr)
+        return 130
+
+
+def _act(action: str, home: Path, given: dict[str, Any]) -> int:
+    if action == "start":
+        with alone(home):
+            _start(home, given)
+        return 0
+    known = remembered(home)
+    if known is None and not Processes(home).alive():
+        print(f"there is no stack in {home}")
+        return int(action == "status")
+    stack = Stack(known or with_inner_ports(Layout(home=home)), passwords(home))
+    if action == "status":
+        return _tell(stack)
+    with alone(home):
+        _stop(stack)
+        if action == "remove":
+            shutil.rmtree(home)
     return 0
 
 
-def _act(action: str, home: Path, given: dict[str, Any]) -> None:
-    known = remembered(home)
-    if action == "start":
-        stack = open_stack(replace(known or Layout(home=home), **given))
-        for line in stack.start():
-            print(line, flush=True)
-        print(stack.advice())
-        return
-    if known is None:
-        print(f"there is no stack in {home}")
-        return
-    stack = open_stack(known)
-    for line in stack.status() if action == "status" else stack.stop():
-        print(line if action == "status" else f"{line:14} stopped")
-    if action == "remove":
-        shutil.rmtree(home)
+def _start(home: Path, given: dict[str, Any]) -> None:
+    stack = open_stack(replace(remembered(home) or Layout(home=home), **given))
+    for line in stack.start():
+        print(line, flush=True)
+    print(handout.advice(stack.layout, stack.keys))
+
+
+def _tell(stack: Stack) -> int:
+    found = [*stack.status()]
+    print("\n".join(line for _, line in found))
+    return int(not all(well for well, _ in found))
+
+
+def _stop(stack: Stack) -> None:
+    stopped = [f"{name:14} stopped" for name in stack.stop()]
+    print("\n".join(stopped) or f"nothing runs of the stack in {stack.layout.home}")
+
+
+def _stop_command(layout: Layout) -> str:
+    usual = layout.home == HOME.expanduser()
+    return "make stack-stop" + ("" if usual else f' ARGS="--home {layout.home}"')
 
 
 def _parser() -> argparse.ArgumentParser:
