@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,6 +18,7 @@ import psutil
 import pytest
 import yaml
 
+from infra.local.identity import in_sessions
 from infra.local.layout import Layout, free_ports
 from infra.local.stack import Stack, open_stack
 from stageflow.store import Store, open_store
@@ -109,8 +112,22 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
         ]
         yield Cluster(stack, _user(stack, tmp_path_factory.mktemp("user")))
     finally:
+        known = sessions(stack)
         stack.stop()
-    assert [p for p in psutil.process_iter(["cmdline"]) if str(home) in str(p.info)] == []
+    _, left = psutil.wait_procs(in_sessions(known), timeout=10)  # those that watch over a job
+    assert left == []
+    assert not [room for room in Path(tempfile.gettempdir()).glob(f"*-{stack.layout.ray_port}")]
+
+
+def sessions(stack: Stack, *names: str) -> set[int]:
+    """Those of all that services started, by default of all services; jobs lead their own."""
+    found = set()
+    for name in names or stack.processes.alive():
+        process = stack.processes.find(name)
+        for each in (process, *process.children(recursive=True)) if process else ():
+            with suppress(ProcessLookupError):
+                found.add(os.getsid(each.pid))
+    return found
 
 
 @pytest.fixture(scope="session")
