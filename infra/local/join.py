@@ -15,18 +15,16 @@ from __future__ import annotations
 import argparse
 import os
 import shlex
-import socket
 import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 
 from infra.local import ray_cluster
 from infra.local.environment import clean_environment, machine_environment
 from infra.local.handout import minor_version
-from infra.local.layout import HOST, free_ports
+from infra.local.layout import HOST, free_ports, listens
 from infra.local.lock import alone
 from infra.local.service import Processes, Service, StackError
 
@@ -60,7 +58,7 @@ def check(node: Mapping[str, str]) -> None:
             f"the head runs Python {node.get('STACK_PYTHON')}, and this machine {minor_version()}: "
             "all nodes need the same"
         )
-    taken = [port for port in _ports(node) if _answers(port)]
+    taken = [port for port in _ports(node) if listens(port)]
     if taken:
         raise StackError(f"the tunnel needs ports that something listens on here: {taken}")
 
@@ -73,7 +71,7 @@ def tunnel(home: Path, head: str, node: Mapping[str, str]) -> Service:
         name=TUNNEL,
         command=["/bin/sh", "-c", f"while :; do {connect}; sleep {AGAIN_SECONDS}; done"],
         environment=dict(os.environ),  # ssh's agent, and whatever its configuration names
-        healthy=lambda: all(_answers(port) for port in _ports(node)),
+        healthy=lambda: all(listens(port) for port in _ports(node)),
         folder=home,
     )
 
@@ -149,12 +147,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _ports(node: Mapping[str, str]) -> list[int]:
     return [int(port) for port in node["STACK_PORTS"].split()]
-
-
-def _answers(port: int) -> bool:
-    with suppress(OSError), socket.create_connection((HOST, port), timeout=5):
-        return True
-    return False
 
 
 def _room() -> Path:

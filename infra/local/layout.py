@@ -150,6 +150,13 @@ def gpus() -> int:
     return len(numbered) or len([name for name in names if name.startswith(("GPU-", "MIG-"))])
 
 
+def listens(port: int) -> bool:
+    """Whether anybody listens on a port of loopback."""
+    with suppress(OSError), socket.create_connection((HOST, port), timeout=5):
+        return True
+    return False
+
+
 def free_ports(count: int) -> list[int]:
     """Ports that nobody listens on: all held at once, so that no two are the same."""
     held: list[int] = []

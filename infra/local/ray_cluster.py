@@ -7,6 +7,7 @@ but metrics are there for everybody to read.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import stat
@@ -86,18 +87,18 @@ def node_environment(keys: Passwords) -> dict[str, str]:
 def prepare(layout: Layout, keys: Passwords) -> None:
     """Write the token where clients look for it, and make the nodes' room. Raises StackError."""
     private(layout.home / "ray-token", keys.ray_token)
-    make_room(_room(layout))
+    make_room(room(layout))
 
 
-def make_room(room: Path) -> None:
+def make_room(folder: Path) -> None:
     """Make a folder that is ours alone, since everybody may write to what Ray makes in it. Raises
     StackError."""
     with suppress(FileExistsError):
-        room.mkdir(mode=0o700)
-    seen = room.lstat()
+        folder.mkdir(mode=0o700)
+    seen = folder.lstat()
     if not stat.S_ISDIR(seen.st_mode) or seen.st_uid != os.geteuid():
-        raise StackError(f"{room} is somebody else's: it has to go")
-    room.chmod(0o700)
+        raise StackError(f"{folder} is somebody else's: it has to go")
+    folder.chmod(0o700)
 
 
 def clean(layout: Layout, name: str) -> None:
@@ -112,7 +113,7 @@ def clean(layout: Layout, name: str) -> None:
         )
     shutil.rmtree(temporary, ignore_errors=True)
     with suppress(OSError):  # others are still there
-        _room(layout).rmdir()
+        room(layout).rmdir()
 
 
 def _node(
@@ -162,8 +163,10 @@ def _ip(layout: Layout, place: int) -> str:
 
 def _temporary(layout: Layout, name: str) -> Path:
     """A node's own; short, since sockets lie in it, whose paths have at most 107 characters."""
-    return _room(layout) / name
+    return room(layout) / name
 
 
-def _room(layout: Layout) -> Path:
-    return Path(tempfile.gettempdir()) / f"stageflow-ray-{layout.ray_port}"
+def room(layout: Layout) -> Path:
+    """Where its nodes have their own. Named by the stack's home: a port may be another stack's."""
+    home = hashlib.sha256(str(layout.home).encode()).hexdigest()
+    return Path(tempfile.gettempdir()) / f"stageflow-ray-{home[:8]}"

@@ -17,7 +17,7 @@ from botocore.config import Config
 
 from infra.local import certificate
 from infra.local.environment import clean_environment
-from infra.local.layout import HOST, USER, WEED_PORTS, Layout, Passwords, private
+from infra.local.layout import HOST, USER, WEED_PORTS, Layout, Passwords, listens, private
 from infra.local.service import Service, StackError
 
 STORE, MLFLOW = "stageflow", "mlflow"
@@ -99,10 +99,12 @@ def takes_objects(layout: Layout, keys: Passwords) -> bool:
 
 
 def remove_sockets(layout: Layout) -> None:
-    """Remove what a killed server leaves in /tmp, by our own ports."""
-    for port in (layout.s3_port, *layout.inner_ports.values()):
-        for left in Path("/tmp").glob(f"seaweedfs-*-{port}.sock"):
-            left.unlink(missing_ok=True)
+    """Remove what a killed server leaves in /tmp, by the ports that nobody listens on."""
+    for name in set(WEED_PORTS) & layout.inner_ports.keys():
+        port = layout.inner_ports[name]
+        if not listens(port):
+            for left in Path("/tmp").glob(f"seaweedfs-*-{port}.sock"):
+                left.unlink(missing_ok=True)
 
 
 def environment(layout: Layout, keys: Passwords) -> dict[str, str]:

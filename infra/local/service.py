@@ -88,8 +88,9 @@ class Processes:
                 start_new_session=True,  # so that Ctrl-C on the terminal is not for it
             )
         started.returncode = 0  # it outlives us, and nobody here will wait for it
-        record = asdict(Identity.of(started.pid))
-        self._record(service.name).write_text(json.dumps(record))
+        written = self.home / "run" / f"{service.name}.new"
+        written.write_text(json.dumps(asdict(Identity.of(started.pid))))
+        written.rename(self._record(service.name))
         return True
 
     def wait(self, service: Service) -> None:
@@ -139,10 +140,16 @@ class Processes:
         return there
 
     def _known(self, name: str) -> Identity | None:
-        """Whom its record names; none that cannot be read: it was not written to its end."""
-        with suppress(FileNotFoundError, ValueError, TypeError):
-            return Identity(**json.loads(self._record(name).read_text()))
-        return None
+        """Whom its record names. Raises StackError if it cannot be read: that may live."""
+        record = self._record(name)
+        try:
+            return Identity(**json.loads(record.read_text()))
+        except FileNotFoundError:
+            return None
+        except (ValueError, TypeError) as error:
+            raise StackError(
+                f"{record} cannot be read: end what it names, then remove it"
+            ) from error
 
     def _record(self, name: str) -> Path:
         return self.home / "run" / f"{name}.json"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import tempfile
 import time
 import urllib.error
 import urllib.request
@@ -18,6 +17,7 @@ import psutil
 import pytest
 import yaml
 
+from infra.local import ray_cluster
 from infra.local.identity import in_sessions
 from infra.local.layout import Layout, free_ports
 from infra.local.stack import Stack, open_stack
@@ -116,7 +116,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
         stack.stop()
     _, left = psutil.wait_procs(in_sessions(known), timeout=10)  # those that watch over a job
     assert left == []
-    assert not [room for room in Path(tempfile.gettempdir()).glob(f"*-{stack.layout.ray_port}")]
+    assert not ray_cluster.room(stack.layout).exists()
 
 
 def sessions(stack: Stack, *names: str) -> set[int]:

@@ -10,7 +10,6 @@ import socket
 import ssl
 import subprocess
 import sys
-import tempfile
 from base64 import b64encode
 from contextlib import closing, suppress
 from pathlib import Path
@@ -21,7 +20,7 @@ import psycopg2
 import pytest
 from botocore.exceptions import ClientError
 
-from infra.local import seaweedfs
+from infra.local import ray_cluster, seaweedfs
 from infra.local.identity import in_sessions
 from infra.local.stack import Stack
 from tests.integration.stack.conftest import ROOT, Cluster, sessions, status
@@ -207,5 +206,4 @@ def loopback(address: str) -> bool:
 
 def test_the_room_of_ray_is_its_owner_s(cluster: Cluster) -> None:
     """Everybody may write to what Ray makes in it."""
-    room = Path(tempfile.gettempdir()) / f"stageflow-ray-{cluster.stack.layout.ray_port}"
-    assert room.stat().st_mode & 0o777 == 0o700
+    assert ray_cluster.room(cluster.stack.layout).stat().st_mode & 0o777 == 0o700

@@ -84,11 +84,11 @@ class TestProcesses:
         with pytest.raises(StackError, match=r"server ended at its start(.|\n)*no port for me"):
             run.wait(service)  # though what asks whether it is healthy hears yes
 
-    def test_a_record_cut_short_names_nobody(self, run: Processes) -> None:
+    def test_a_record_that_cannot_be_read_may_name_something(self, run: Processes) -> None:
         (run.home / "run").mkdir()
-        (run.home / "run" / "server.json").write_text('{"pid": 1')
-        assert run.find("server") is None
-        assert run.alive() == []
+        (run.home / "run" / "server.json").write_text('{"pid": 1}')
+        with pytest.raises(StackError, match=r"server\.json cannot be read"):
+            stack.open_stack(Layout(home=run.home))
 
 
 class TestIdentity:
@@ -196,6 +196,11 @@ class TestPostgres:
 
 
 class TestRoom:
+    def test_it_belongs_to_a_home(self) -> None:
+        """A stack that stops must not take away another's that has the same ports."""
+        rooms = {ray_cluster.room(Layout(home=Path(home))) for home in ("/one", "/two")}
+        assert len(rooms) == 2
+
     def test_it_is_ours_alone(self, tmp_path: Path) -> None:
         (tmp_path / "room").mkdir(mode=0o777)
         for _ in range(2):
@@ -243,8 +248,12 @@ class TestCommand:
         assert not home.exists()
 
     def test_with_one_that_does_not_run(
-        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+        self,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        capsys: pytest.CaptureFixture[str],
     ) -> None:
+        monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
         stack.open_stack(Layout(home=tmp_path, workers=0))
         assert stack.main(["status", f"--home={tmp_path}"]) == 1
         assert "postgres       does not run" in capsys.readouterr().out
