@@ -13,6 +13,7 @@ from threading import Thread
 from typing import Any
 
 import ray
+from ray.exceptions import RayActorError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from stageflow.artifact import Artifacts
@@ -20,6 +21,7 @@ from stageflow.claim import new_driver
 from stageflow.coordinator_ray import Coordinator
 from stageflow.executor import Event, Observer, OnStale, Outcome, ignore, refuse_stale
 from stageflow.fingerprint import project_packages
+from stageflow.machines_ray import VARIABLE, startable
 from stageflow.plan import plan
 from stageflow.pool_ray import Handle
 from stageflow.provenance import COMMIT_VARIABLE, commit
@@ -39,7 +41,7 @@ class RayExecutor:
         cpus: int | None = None,
         idle_seconds: float = 60.0,
     ) -> None:
-        """Start or join the cluster.
+        """Start or join the cluster. Raises ValueError if STAGEFLOW_MACHINES holds no machines.
 
         Args:
             artifacts: where to find and keep what is made.
@@ -47,6 +49,7 @@ class RayExecutor:
             cpus: cores of a cluster that is started here; None for all.
             idle_seconds: after which a worker without work gives its place back.
         """
+        startable(os.environ.get(VARIABLE, ""))  # said here, rather than by what would use it
         self.artifacts = artifacts
         self.on_stale = on_stale
         self._own = not ray.is_initialized()
@@ -97,7 +100,11 @@ class RayExecutor:
         while True:
             last = stop.is_set()
             fresh: ray.ObjectRef[list[Event]] = self.coordinator.events_after.remote(seen)
-            for event in ray.get(fresh):
+            try:
+                events = ray.get(fresh)
+            except RayActorError:  # it died; who waits for its work says so
+                return
+            for event in events:
                 observe(event)
                 seen += 1
             if last:

@@ -38,6 +38,7 @@ from ray.util.placement_group import (
 
 from stageflow.artifact import Part
 from stageflow.executor import Failed, failure
+from stageflow.liveness import lives_here
 from stageflow.stage import Needs
 
 Work: TypeAlias = Callable[[str, int, int], Part | Failed]
@@ -169,22 +170,12 @@ def _scratch() -> Iterator[str]:
     mine = f"stageflow-{socket.gethostname()}-"  # containers may share a folder, but no processes
     for folder in Path(tempfile.gettempdir()).glob("stageflow-*"):
         found = re.fullmatch(rf"{re.escape(mine)}(\d+)-[^-]+", folder.name)
-        if found and not _lives(int(found[1])):
+        if found and not lives_here(int(found[1])):
             shutil.rmtree(folder, ignore_errors=True)
     with tempfile.TemporaryDirectory(
         prefix=f"{mine}{os.getpid()}-", ignore_cleanup_errors=True
     ) as folder_of_mine:
         yield folder_of_mine
-
-
-def _lives(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:  # it is someone else's
-        return True
-    return True
 
 
 def _outcome(failures: Mapping[int, Exception]) -> Failed | Interrupted:

@@ -48,15 +48,19 @@ def whereabouts() -> dict[str, str | int]:
 
 def has_died_here(told: Mapping[str, Any]) -> bool:
     """Whether these whereabouts are of a process that ran in this very world and has ended."""
-    if (told["host"], told["world"]) != (socket.gethostname(), _world()):
-        return False
+    here = (told["host"], told["world"]) == (socket.gethostname(), _world())
+    return here and not lives_here(int(told["pid"]))
+
+
+def lives_here(process: int) -> bool:
+    """Whether a process of this very world has this number."""
     try:
-        os.kill(int(told["pid"]), 0)  # sends nothing
+        os.kill(process, 0)  # sends nothing
     except ProcessLookupError:
-        return True
-    except PermissionError:
         return False
-    return False
+    except PermissionError:
+        pass  # it is someone else's
+    return True
 
 
 def _world() -> str:

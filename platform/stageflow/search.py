@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
@@ -72,10 +72,20 @@ def openings(study: Study[Any], limit: int, say: Callable[[str], None]) -> Itera
             waits = False
             yield
             continue
-        if not waits:
+        if not waits and (text := _awaited(study.elsewhere(), study.others())):
             waits = True
-            say(f"waiting for {study.elsewhere()} trials of {' and '.join(study.others())}")
+            say(text)
         time.sleep(WAIT_SECONDS)
+
+
+def _awaited(count: int, others: Sequence[str]) -> str:
+    """What is waited for, in words; "" where it has come meanwhile."""
+    trials = "1 trial" if count == 1 else f"{count} trials"
+    if not count:
+        return ""
+    if not others:
+        return f"waiting until {trials} of a driver that is gone can be tried again"
+    return f"waiting for {trials} of {' and '.join(others)}"
 
 
 def worth(objective: Objective[Any], target: Node, outcome: Outcome) -> tuple[float, str]:

@@ -5,6 +5,7 @@ passes on the reports of its stages, on which ASHA may stop it. No stage runs in
 imports torch.
 """
 
+import contextlib
 import math
 import os
 import tempfile
@@ -14,6 +15,7 @@ from typing import Any
 
 import ray
 from ray import tune
+from ray.exceptions import ActorDiedError, RayActorError
 from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
@@ -22,6 +24,7 @@ from stageflow.executor_ray import RayExecutor
 from stageflow.machines_ray import Machines
 from stageflow.pool_ray import Handle
 from stageflow.search import Objective, Params, openings, worth
+from stageflow.stage import Needs
 from stageflow.study import Broken, Completed, Proposal, Pruned, Study, StudyError
 
 RUNG = "rung"  # what ASHA compares; the last result has none, lest final values enter its rungs
@@ -38,6 +41,10 @@ NEVER = 10**9  # reports after which ASHA would end a trial for having gone on l
 TRIAL_RETRIES = 2  # restarts of a trial whose process died; its stages are not repeated
 
 
+class CoordinatorError(RuntimeError):
+    """The coordinator is no more, and no trial's fault is it."""
+
+
 def search(
     study: Study[Params],
     objective: Objective[Params],
@@ -50,10 +57,9 @@ def search(
     """Run trials until `trials` are spent, `concurrent` at once (0: as many as fit)."""
     os.environ.update(TUNE_SETTINGS)
     limit = study.limit(trials)
+    searcher = StudySearcher(study, executor.coordinator, limit, concurrent)
     for _ in openings(study, limit, say):
-        _run_what_may_begin(
-            StudySearcher(study, executor.coordinator, limit, concurrent), objective
-        )
+        _run_what_may_begin(searcher, objective)
 
 
 def _run_what_may_begin(searcher: "StudySearcher", objective: Objective[Any]) -> None:
@@ -84,10 +90,14 @@ def _run_what_may_begin(searcher: "StudySearcher", objective: Objective[Any]) ->
         raise searcher.lost
 
 
-def fitting() -> int:
-    """How many trials at once keep the cluster busy: two for each GPU, else one for each core."""
-    total = Machines().capacity()
-    return max(2, int(2 * total.gpus or total.cpus))
+def fitting(machines: Machines) -> int:
+    """How many trials at once keep the cluster busy: two for each GPU, else one for each core.
+
+    Where all GPUs are gone, trials wait for others to come: more of them would only wait, too.
+    """
+    total = machines.capacity()
+    had_gpus = machines.fitted(Needs(gpus=1)).gpus
+    return max(2, int(2 * total.gpus if had_gpus else total.cpus))
 
 
 class TuneTrial(tune.Trainable):
@@ -108,10 +118,13 @@ class TuneTrial(tune.Trainable):
     def step(self) -> dict[str, Any]:
         """Wait for the next report or the end."""
         if self.broken:
-            return {"ended": True, "value": math.nan, "reason": self.broken, "done": True}
+            return _broken(self.broken)
         answer: ray.ObjectRef[tuple[Mapping[str, float], Outcome | None]]
         answer = self.coordinator.next.remote(self.target, self.seen, self.objective.rung)
-        metrics, outcome = ray.get(answer)
+        try:
+            metrics, outcome = ray.get(answer)
+        except ActorDiedError as error:  # the searcher sees it, too; another process would not help
+            return _broken(failure(error).reason)
         target = f"{self.target.name}/{self.target.key}"
         self.seen += 1
         if outcome is None:
@@ -125,7 +138,8 @@ class TuneTrial(tune.Trainable):
             self.target = self.objective.pipeline(config["params"])
         except Exception as error:  # these parameters make no pipeline; others may
             self.broken = failure(error).reason
-        else:
+            return
+        with contextlib.suppress(ActorDiedError):  # as the first step says
             ray.get(self.coordinator.start.remote(config["demand"], self.target))
 
 
@@ -138,9 +152,10 @@ class StudySearcher(Searcher):
         self.coordinator = coordinator
         self.limit = limit
         self.concurrent = concurrent
+        self.machines = Machines()  # one for the whole search: it remembers which were there
         self.numbers: dict[str, int] = {}
         self.rest = 0.0  # until then, nothing new is to be expected
-        self.lost: StudyError | None = None
+        self.lost: StudyError | CoordinatorError | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         """Nothing: Tune writes down what it was given, and a study knows passwords."""
@@ -162,7 +177,8 @@ class StudySearcher(Searcher):
         """
         if time.monotonic() < self.rest:
             return None
-        proposal = self._ask() if len(self.numbers) < (self.concurrent or fitting()) else None
+        at_once = self.concurrent or fitting(self.machines)
+        proposal = self._ask() if len(self.numbers) < at_once else None
         if proposal is None:
             self.rest = time.monotonic() + REST_SECONDS
             return None if self.numbers else Searcher.FINISHED
@@ -172,14 +188,21 @@ class StudySearcher(Searcher):
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
     ) -> None:
-        """Tell the study the truth."""
+        """Tell the study the truth.
+
+        A trial that broke with the coordinator is left open, to be tried again.
+        """
         self.coordinator.release.remote(trial_id)
         number = self.numbers.pop(trial_id)
         self.rest = 0.0
+        if self.lost is not None:
+            return
+        told = _told(result, error)
         try:
-            if self.lost is None:
-                self.study.tell(number, _told(result, error))
-        except StudyError as lost:
+            if isinstance(told, Broken):
+                _check_life(self.coordinator)
+            self.study.tell(number, told)
+        except (StudyError, CoordinatorError) as lost:
             self.lost = lost
 
     def _ask(self) -> Proposal[Any] | None:
@@ -197,7 +220,7 @@ class StudySearcher(Searcher):
 
 
 class _IfLost(tune.Stopper):
-    """Ends all trials once the study cannot be reached any more."""
+    """Ends all trials once the study cannot be reached any more, or the coordinator."""
 
     def __init__(self, searcher: StudySearcher) -> None:
         self.searcher = searcher
@@ -207,6 +230,21 @@ class _IfLost(tune.Stopper):
 
     def stop_all(self) -> bool:
         return self.searcher.lost is not None
+
+
+def _broken(reason: str) -> dict[str, Any]:
+    return {"ended": True, "value": math.nan, "reason": reason, "done": True}
+
+
+def _check_life(coordinator: Handle) -> None:
+    """Return if it answers. Raises CoordinatorError."""
+    try:
+        ray.get(coordinator.events_so_far.remote())
+    except RayActorError as error:
+        raise CoordinatorError(
+            "the coordinator died (out of memory on the driver's machine, perhaps): the same "
+            "command goes on from here"
+        ) from error
 
 
 def _told(result: Mapping[str, Any] | None, error: bool) -> Completed | Pruned | Broken:

@@ -38,6 +38,7 @@ WITHDRAWN = "withdrawn before it began: another driver had it, or had the last o
 UNCOUNTED = (LOST, WITHDRAWN)
 DRIVER = "driver"  # of a trial: the id of the driver that asked for it
 REQUEST = "request"  # of a queued trial: what is queued once only, though several drivers queue it
+PAST = "past"  # of a study: how many of its failures count no more
 BACK_OFF_SECONDS = 0.5  # at most, before two drivers reach for the last trial again
 
 Params = TypeVar("Params")
@@ -195,25 +196,17 @@ class Study(Generic[Params]):
         ]
 
     def spent(self) -> int:
-        """How many trials count: all that ended, but not those lost with a driver.
+        """How many trials count: all that ended, but not those lost with a driver or of the past.
 
         None does as long as all have failed: then something is wrong that is no trial's fault (a
-        file, the store), and once it is mended the same command shall try again.
+        file, the store); once it is mended the same command tries again, and they are the past.
         """
-        ended = [t for t in self.trials() if t.state != "RUNNING" and t.reason not in UNCOUNTED]
-        return len(ended) if any(t.state != "FAIL" for t in ended) else 0
+        ended = self._ended()
+        return 0 if _have_failed(ended) else len(ended) - self._past()
 
     def limit(self, trials: int) -> int:
-        """How many trials may end in all, for `trials` to count: failures of the past do not.
-
-        Drivers that joined another one mean the same past as that.
-        """
-        ended = [trial for trial in self._all() if _has_ended(trial)]
-        past = len(ended) if all(trial.state is TrialState.FAIL for trial in ended) else 0
-        if not self.is_first():
-            return trials + int(self.notes().get("past", past))
-        self.note("past", past)
-        return trials + past
+        """How many trials may end in all, for `trials` to count."""
+        return trials + self._past()
 
     def room(self, limit: int) -> int:
         """How many more trials may begin, for `limit` to end."""
@@ -222,7 +215,7 @@ class Study(Generic[Params]):
 
     def is_spent(self, limit: int) -> bool:
         """Whether so many have ended."""
-        return self._ended() >= limit
+        return len(self._ended()) >= limit
 
     def elsewhere(self) -> int:
         """How many trials other drivers run."""
@@ -254,6 +247,8 @@ class Study(Generic[Params]):
             raise StudyError(
                 f"study {self.name} is there to {found}: give this one another --study"
             )
+        if self.is_first() and _have_failed(ended := self._ended()):
+            self.note(PAST, len(ended))  # who joins means the same past
         self._drivers.enter()
         try:
             if self.others():  # who start at once would propose the same
@@ -280,8 +275,11 @@ class Study(Generic[Params]):
     def _running(self) -> list[FrozenTrial]:
         return [trial for trial in self._all() if trial.state is TrialState.RUNNING]
 
-    def _ended(self) -> int:
-        return sum(map(_has_ended, self._all()))
+    def _ended(self) -> list[FrozenTrial]:
+        return [trial for trial in self._all() if _has_ended(trial)]
+
+    def _past(self) -> int:
+        return int(self.notes().get(PAST, 0))
 
     def _close(self, trial: optuna.Trial, result: Completed | Pruned | Broken) -> None:
         if result.target:
@@ -389,6 +387,10 @@ def _reason(trial: FrozenTrial) -> str:
 
 def _has_ended(trial: FrozenTrial) -> bool:
     return trial.state.is_finished() and _reason(trial) not in UNCOUNTED
+
+
+def _have_failed(trials: Sequence[FrozenTrial]) -> bool:
+    return all(trial.state is TrialState.FAIL for trial in trials)
 
 
 def _is_withdrawn(trial: FrozenTrial) -> bool:

@@ -13,15 +13,19 @@ from uuid import uuid4
 
 import optuna
 import pytest
+import ray
 from ray import cloudpickle
 
 from stageflow import search_ray
 from stageflow.artifact import Artifacts
+from stageflow.executor import ignore
 from stageflow.executor_ray import RayExecutor
+from stageflow.machines_ray import Machines
 from stageflow.search import Objective
+from stageflow.search_ray import CoordinatorError
 from stageflow.stage import Node
 from stageflow.store import FolderStore
-from stageflow.study import Study, StudyError, Trial
+from stageflow.study import LOST, Study, StudyError, Trial
 from stageflow.testing_stages import (
     Adding,
     Counting,
@@ -98,6 +102,15 @@ class Sweep:
     def __init__(self, executor: RayExecutor, folder: Path) -> None:
         self.executor, self.folder, self.label = executor, folder, uuid4().hex
 
+    def begun(self) -> int:
+        """How many trials began so far."""
+        log = self.folder / "trials"
+        return len(noted(log)) if log.exists() else 0
+
+    def objective(self, rung: str = "", maximise: bool = True) -> Objective[Params]:
+        build = partial(pipeline, label=self.label, folder=self.folder)
+        return Objective(build, "value", rung, maximise)
+
     def search(
         self, *tried: Params, rung: str = "", maximise: bool = True, concurrent: int = 1
     ) -> list[Trial]:
@@ -105,8 +118,7 @@ class Sweep:
         study = Study("study", url, space=space, maximise=maximise)
         for params in tried:
             study.enqueue(params)
-        build = partial(pipeline, label=self.label, folder=self.folder)
-        objective = Objective(build, "value", rung, maximise)
+        objective = self.objective(rung, maximise)
         search_ray.search(study, objective, self.executor, trials=len(tried), concurrent=concurrent)
         assert study.spent() == len(tried)
         return study.trials()
@@ -206,14 +218,10 @@ def test_a_cluster_that_grows_runs_more_at_once(
 ) -> None:
     """The first trial does not end before the third has begun."""
 
-    def begun() -> int:
-        log = sweep.folder / "trials"
-        return len(noted(log)) if log.exists() else 0
-
-    def grow() -> int:
-        if begun() == 3:
+    def grow(machines: Machines) -> int:
+        if sweep.begun() == 3:
             (sweep.folder / "gate1").touch()
-        return 3 if begun() else 1
+        return 3 if sweep.begun() else 1
 
     monkeypatch.setattr(search_ray, "fitting", grow)
     tried = [Params(kind="gated", first=first, to=1) for first in range(3)]
@@ -230,3 +238,37 @@ def test_a_storage_that_is_lost_ends_the_search_in_its_own_words(
     monkeypatch.setattr(Study, "tell", lost)
     with pytest.raises(StudyError, match=r"^the study's storage has been away for a minute$"):
         sweep.search(Params(first=1))
+
+
+def test_a_coordinator_that_dies_costs_no_trial(
+    sweep: Sweep, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The search ends in one line that names it; the same command goes on with the same trials."""
+    url = f"sqlite:///{sweep.folder}/studies.db"
+    tried = [Params(kind="gated", first=first, to=1) for first in range(2)]
+
+    def command(executor: RayExecutor) -> list[Trial]:
+        study = Study("study", url, space=space)
+        with study.joined(), executor.watching(ignore):
+            for params in tried:
+                study.enqueue(params)
+            search_ray.search(study, sweep.objective(), executor, trials=2, concurrent=0)
+        return study.trials()
+
+    def kill(machines: Machines) -> int:
+        if sweep.begun() == 2:
+            ray.kill(dies.coordinator)
+        return 2
+
+    dies = RayExecutor(sweep.executor.artifacts)
+    with monkeypatch.context() as patch:
+        patch.setattr(search_ray, "fitting", kill)
+        with pytest.raises(CoordinatorError, match=r"^the coordinator died \(.*goes on from here$"):
+            command(dies)
+    dies.close()
+    (sweep.folder / "gate2").touch()
+    (sweep.folder / "gate1").touch()
+    trials = command(sweep.executor)
+    assert [(trial.state, trial.reason) for trial in trials[:2]] == [("FAIL", LOST)] * 2
+    assert [trial.state for trial in trials[2:]] == ["COMPLETE"] * 2
+    assert {trial.params["first"] for trial in trials[2:]} == {0, 1}

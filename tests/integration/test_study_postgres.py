@@ -203,7 +203,7 @@ def test_a_killed_one_s_trials_are_run_by_the_other(url: str, tmp_path: Path) ->
     lives = drivers.start("lives", trials=3, others=1)
     assert lives.stdout is not None
     told = lives.stdout.readline()
-    assert told == f"waiting for 1 trials of process {dies.pid} on {told.split()[-1]}\n"
+    assert told == f"waiting for 1 trial of process {dies.pid} on {told.split()[-1]}\n"
     dies.send_signal(signal.SIGKILL)
     dies.communicate()
     answer, _ = lives.communicate(timeout=240)

@@ -2,36 +2,12 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
+import os
 
 import pytest
 
-from stageflow import liveness
-from stageflow.liveness import Silence, has_died_here, whereabouts
-
-
-def ended_process() -> int:
-    process = subprocess.Popen([sys.executable, "-c", ""])
-    process.wait()
-    return process.pid
-
-
-class Clock:
-    """A monotonic clock that goes on when it is told to."""
-
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def monotonic(self) -> float:
-        return self.now
-
-
-@pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    clock = Clock()
-    monkeypatch.setattr(liveness.time, "monotonic", clock.monotonic)
-    return clock
+from stageflow.liveness import Silence, has_died_here, lives_here, whereabouts
+from tests.unit.stageflow.conftest import Clock, ended_process
 
 
 class TestSilence:
@@ -64,6 +40,16 @@ class TestDeathHere:
 
     def test_an_ended_one_does_not(self) -> None:
         assert has_died_here({**whereabouts(), "pid": ended_process()})
+
+    def test_someone_else_s_does(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Who may not send it a signal has found it."""
+
+        def refuse(process: int, signal: int) -> None:
+            raise PermissionError
+
+        monkeypatch.setattr(os, "kill", refuse)
+        assert lives_here(1)
+        assert not has_died_here(whereabouts())
 
     @pytest.mark.parametrize("other", [{"host": "another"}, {"world": "another start/or space"}])
     def test_elsewhere_its_number_means_nothing(self, other: dict[str, str]) -> None:

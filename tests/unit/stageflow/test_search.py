@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 import optuna
 import pytest
 
+from stageflow import search as module
 from stageflow.artifact import Artifacts
 from stageflow.executor import Event, Kind, LocalExecutor, ignore
-from stageflow.search import Objective, search
+from stageflow.search import Objective, openings, search
 from stageflow.stage import Node
 from stageflow.store import FolderStore
 from stageflow.study import LOST, Broken, Study, Trial
@@ -146,3 +148,28 @@ def test_trials_share_their_stages(
     search(study, objective(log), executor, trials=2, observe=ignore)
     assert [trial.value for trial in study.trials()] == [3.0, 3.0]
     assert len(noted(log)) == 3
+
+
+@pytest.mark.parametrize(
+    ("elsewhere", "others", "said"),
+    [
+        (1, ["process 7 on a"], "waiting for 1 trial of process 7 on a"),
+        (2, ["A", "B"], "waiting for 2 trials of A and B"),
+        (1, [], "waiting until 1 trial of a driver that is gone can be tried again"),
+        (3, [], "waiting until 3 trials of a driver that is gone can be tried again"),
+    ],
+)
+def test_what_is_waited_for(
+    elsewhere: int, others: list[str], said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is said once, in whole words; at first nothing, as all have ended since one looked."""
+    counts = iter([0, elsewhere, elsewhere])
+    study = SimpleNamespace(
+        is_spent=lambda limit: next(looks), room=lambda limit: 0, others=lambda: others
+    )
+    study.elsewhere = lambda: next(counts)
+    looks = iter([False, False, False, True])
+    monkeypatch.setattr(module, "WAIT_SECONDS", 0.0)
+    told: list[str] = []
+    assert list(openings(study, 4, told.append)) == []  # type: ignore[arg-type]
+    assert told == [said]

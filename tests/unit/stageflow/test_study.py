@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import sys
 import time
-from dataclasses import dataclass
 from pathlib import Path
 
 import optuna
@@ -20,35 +19,7 @@ from stageflow.study import (
     StudyError,
     study_names,
 )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Params:
-    x: float = 0.5
-    kind: str = "a"
-
-
-def space(trial: optuna.Trial) -> Params:
-    return Params(
-        x=trial.suggest_float("x", 0, 1), kind=trial.suggest_categorical("kind", ("a", "b"))
-    )
-
-
-def journal(folder: Path) -> str:
-    return str(folder / "studies.journal")
-
-
-def sqlite(folder: Path) -> str:
-    return f"sqlite:///{folder}/studies.db"
-
-
-@pytest.fixture
-def url(tmp_path: Path) -> str:
-    return journal(tmp_path)
-
-
-def opened(url: str, name: str = "sweep", **options: object) -> Study[Params]:
-    return Study(name, url, space=space, **options)  # type: ignore[arg-type]
+from tests.unit.stageflow.conftest import Params, journal, opened, sqlite
 
 
 def again(study: Study[Params], url: str) -> Study[Params]:

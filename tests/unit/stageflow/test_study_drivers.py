@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import optuna
 import pytest
 
 from stageflow import study as module
+from stageflow.report import trial_headline
 from stageflow.study import (
     LEASE_SECONDS,
     LOST,
@@ -21,35 +19,7 @@ from stageflow.study import (
     Pruned,
     Study,
 )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Params:
-    x: float = 0.5
-    kind: str = "a"
-
-
-def space(trial: optuna.Trial) -> Params:
-    return Params(
-        x=trial.suggest_float("x", 0, 1), kind=trial.suggest_categorical("kind", ("a", "b"))
-    )
-
-
-def journal(folder: Path) -> str:
-    return str(folder / "studies.journal")
-
-
-def sqlite(folder: Path) -> str:
-    return f"sqlite:///{folder}/studies.db"
-
-
-@pytest.fixture
-def url(tmp_path: Path) -> str:
-    return journal(tmp_path)
-
-
-def opened(url: str) -> Study[Params]:
-    return Study("sweep", url, space=space)
+from tests.unit.stageflow.conftest import Params, ended_process, journal, opened, sqlite
 
 
 class TestSeveralDrivers:
@@ -157,10 +127,8 @@ class TestSeveralDrivers:
 
 def mark_dead(study: Study[Params]) -> None:
     """Let the process that holds the study's lease be one that is no more."""
-    with subprocess.Popen([sys.executable, "-c", ""]) as process:
-        process.wait()
     lease = study.notes()[f"driver/{study.id}"]
-    study.note(f"driver/{study.id}", {**lease, "pid": process.pid})
+    study.note(f"driver/{study.id}", {**lease, "pid": ended_process()})
 
 
 class TestLimit:
@@ -185,13 +153,34 @@ class TestLimit:
         study = opened(url)
         for _ in range(2):
             study.tell(study.ask().number, Broken("the store is away"))
-        limit = study.limit(3)
-        for _ in range(3):
-            proposal = study.ask_within(limit)
-            assert proposal is not None
-            study.tell(proposal.number, Broken("it still is"))
+        with study.joined():
+            limit = study.limit(3)
+            for _ in range(3):
+                proposal = study.ask_within(limit)
+                assert proposal is not None
+                study.tell(proposal.number, Broken("it still is"))
+            assert study.is_spent(limit)
+            assert study.spent() == 0
+
+    def test_what_is_past_remains_so(self, url: str) -> None:
+        """After failures of everything: however often the command is killed, so many count."""
+        for _ in range(5):
+            opened(url).tell(opened(url).ask().number, Broken("the store is away"))
+        for done in range(0, 10, 3):  # is killed after three of ten
+            study = opened(url)
+            with study.joined():
+                limit = study.limit(10)
+                assert study.spent() == done
+                assert study.room(limit) == 10 - done
+                while study.spent() < min(done + 3, 10):
+                    proposal = study.ask_within(limit)
+                    assert proposal is not None
+                    study.tell(proposal.number, Completed(1.0, "t"))
         assert study.is_spent(limit)
-        assert study.spent() == 0
+        assert trial_headline(study, 10).startswith("sweep: 10 of 10 trials, ")
+        study.tell(study.ask().number, Broken("no luck"))  # is none of the past: not all failed
+        with study.joined():
+            assert study.spent() == 11
 
     def test_who_joins_means_the_same_past(self, url: str) -> None:
         """A failure of this very command is none of the past, although all have failed so far."""
@@ -201,7 +190,8 @@ class TestLimit:
             limit = one.limit(3)
             one.tell(one.ask().number, Broken("no luck"))
             assert two.limit(3) == limit == 4
-        assert two.limit(3) == 5
+        with two.joined():
+            assert two.limit(3) == 5
 
     def test_of_two_that_reach_for_the_last_one_at_most_one_gets_it(
         self, url: str, monkeypatch: pytest.MonkeyPatch

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import socket
-import subprocess
-import sys
 import time
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -14,23 +12,7 @@ import pytest
 
 from stageflow import study_lease as module
 from stageflow.study_lease import BEAT_SECONDS, LEASE_SECONDS, Drivers
-
-
-class Clock:
-    """A monotonic clock that goes on when it is told to."""
-
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def monotonic(self) -> float:
-        return self.now
-
-
-@pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    clock = Clock()
-    monkeypatch.setattr(module.time, "monotonic", clock.monotonic)
-    return clock
+from tests.unit.stageflow.conftest import Clock, ended_process
 
 
 class Notes:
@@ -59,13 +41,6 @@ def entered(notes: Notes, name: str) -> Drivers:
 
 def change(notes: Notes, driver: str, **changes: object) -> None:
     notes.kept[f"driver/{driver}"].update(changes)
-
-
-def ended() -> int:
-    """The number of a process that is no more."""
-    with subprocess.Popen([sys.executable, "-c", ""]) as process:
-        process.wait()
-    return process.pid
 
 
 def look_for(seconds: float, drivers: Drivers, clock: Clock) -> list[str]:
@@ -102,13 +77,13 @@ class TestDrivers:
     def test_dead_process(self, notes: Notes) -> None:
         """Nobody has to wait for a driver that is known to be dead."""
         entered(notes, "dead")
-        change(notes, "dead", pid=ended())
+        change(notes, "dead", pid=ended_process())
         assert entered(notes, "me").look() == (["me"], ["dead"])
 
     def test_of_another_place_a_process_says_nothing(self, notes: Notes) -> None:
         """Two containers of one host name number their processes each for itself."""
         entered(notes, "other")
-        change(notes, "other", pid=ended(), world="boot/1")
+        change(notes, "other", pid=ended_process(), world="boot/1")
         assert entered(notes, "me").look() == (["other", "me"], [])
 
     def test_silent_for_long(self, notes: Notes, clock: Clock) -> None:

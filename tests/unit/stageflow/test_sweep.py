@@ -332,7 +332,7 @@ def test_it_waits_for_the_trials_of_another_driver(
         monkeypatch.setattr(search.time, "sleep", sleep)
         assert main(SWEEP, (*LOCAL, "--trials=2")) == 0
     told = capsys.readouterr().out
-    assert f"waiting for 1 trials of process {os.getpid()} on " in told
+    assert f"waiting for 1 trial of process {os.getpid()} on " in told
     assert [trial.state for trial in study().trials()] == ["COMPLETE"] * 2
 
 
