@@ -7,7 +7,7 @@ import socket
 import threading
 import uuid
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from threading import Event as Flag
 from threading import Thread
 from typing import Any
@@ -26,8 +26,19 @@ from stageflow.plan import plan
 from stageflow.pool_ray import Handle
 from stageflow.provenance import COMMIT_VARIABLE, commit
 from stageflow.stage import Node
+from stageflow.store import StoreError
 
 POLL_SECONDS = 0.3
+
+
+class CoordinatorError(RuntimeError):
+    """The coordinator is no more, and nothing goes on without it."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "the coordinator died (out of memory on the driver's machine, perhaps): the same "
+            "command goes on from here"
+        )
 
 
 class RayExecutor:
@@ -64,7 +75,7 @@ class RayExecutor:
         self.coordinator: Handle = options.remote(artifacts, on_stale, self.token, idle_seconds)
 
     def run(self, targets: Sequence[Node], observe: Observer = ignore) -> dict[str, Outcome]:
-        """See `Executor.run`."""
+        """See `Executor.run`. Raises CoordinatorError."""
         if self.on_stale is OnStale.ASK:
             refuse_stale(plan(*targets, artifacts=self.artifacts))
         demand = uuid.uuid4().hex
@@ -73,6 +84,8 @@ class RayExecutor:
             made = self.coordinator.run.remote(demand, list(targets))
             try:
                 return ray.get(made)
+            except RayActorError as error:
+                raise CoordinatorError from error
             finally:
                 self.coordinator.release.remote(demand)
 
@@ -92,7 +105,8 @@ class RayExecutor:
     def close(self) -> None:
         """Stop the coordinator with its workers, and leave the cluster if this object joined it."""
         ray.kill(self.coordinator)
-        self.artifacts.store.delete([self.token])
+        with suppress(StoreError):  # then others see by its silence that this driver has ended
+            self.artifacts.store.delete([self.token])
         if self._own:
             ray.shutdown()
 

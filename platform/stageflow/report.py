@@ -37,9 +37,8 @@ def ranked(trials: Iterable[Trial], *, maximise: bool) -> list[Trial]:
 def trial_table(trials: Sequence[Trial], *, maximise: bool) -> Table:
     """The trials, best first: number, state, value, parameters, and why if one failed."""
     names = list(dict.fromkeys(name for trial in trials for name in trial.params))
-    table = Table(
-        title=f"best of {len(trials)} trials", title_justify="left", box=None, padding=(0, 2, 0, 0)
-    )
+    counted = f"{len(trials)} trial{'' if len(trials) == 1 else 's'}"
+    table = Table(title=f"best of {counted}", title_justify="left", box=None, padding=(0, 2, 0, 0))
     for heading in ("trial", "state", "value", *names, "seconds", ""):
         table.add_column(heading, justify="left" if heading in ("state", "") else "right")
     rest = [trial for trial in trials if trial.value is None]

@@ -20,7 +20,7 @@ from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, TrialSch
 from ray.tune.search import Searcher
 
 from stageflow.executor import Outcome, failure
-from stageflow.executor_ray import RayExecutor
+from stageflow.executor_ray import CoordinatorError, RayExecutor
 from stageflow.machines_ray import Machines
 from stageflow.pool_ray import Handle
 from stageflow.search import Objective, Params, openings, worth
@@ -39,10 +39,6 @@ TRIAL_MEMORY = 300 * 2**20  # what a trial process asks for: it needs no CPU of 
 REST_SECONDS = 1.0  # before the study and the size of the cluster are looked at again
 NEVER = 10**9  # reports after which ASHA would end a trial for having gone on long enough
 TRIAL_RETRIES = 2  # restarts of a trial whose process died; its stages are not repeated
-
-
-class CoordinatorError(RuntimeError):
-    """The coordinator is no more, and no trial's fault is it."""
 
 
 def search(
@@ -241,10 +237,7 @@ def _check_life(coordinator: Handle) -> None:
     try:
         ray.get(coordinator.events_so_far.remote())
     except RayActorError as error:
-        raise CoordinatorError(
-            "the coordinator died (out of memory on the driver's machine, perhaps): the same "
-            "command goes on from here"
-        ) from error
+        raise CoordinatorError from error
 
 
 def _told(result: Mapping[str, Any] | None, error: bool) -> Completed | Pruned | Broken:

@@ -118,7 +118,7 @@ def test_a_shipped_folder_runs_its_own_code(
     _edit(mine / "platform/stageflow/report.py", 'title=f"best of', 'title=f"mine, best of')
     _edit(mine / "wsss/cam/seeds.py", "found = {", 'found = {"marked": torch.ones(()), ')
     output = submit(cluster, f"--working-dir={mine}", "--", SWEEP, *SMALL)
-    assert "mine, best of 1 trials" in output
+    assert "mine, best of 1 trial" in output
     assert "marked 1" in output
     assert "ReCAM (" in output
 
@@ -127,7 +127,7 @@ def test_a_shipped_folder_runs_its_own_code(
 def test_without_a_folder_the_head_s_checkout_runs(cluster: tuple[str, dict[str, str]]) -> None:
     """The short form; the marked artifacts of the other test are stale for this code."""
     output = submit(cluster, "--", SWEEP, *SMALL, "--on-stale=rerun")
-    assert "best of 1 trials" in output
+    assert "best of 1 trial" in output
     assert "mine" not in output
     assert "marked" not in output
 

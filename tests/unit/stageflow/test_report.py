@@ -60,7 +60,7 @@ def test_headline_of_several_drivers(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 def test_row() -> None:
     title, heading, row = shown([TRIAL])
-    assert title == "best of 1 trials"
+    assert title == "best of 1 trial"
     assert heading.split() == ["trial", "state", "value", "x", "kind", "seconds"]
     assert row.split() == ["0", "complete", "0.5000", "0.1235", "a", "13"]
 
