@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import os
 import shlex
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -84,7 +85,7 @@ def ray_node(home: Path, node: Mapping[str, str], flags: Sequence[str]) -> Servi
         name=NODE,
         command=[
             *(str(Path(sys.executable).parent / "ray"), "start", "--block"),
-            *(f"--address={node['STACK_HEAD']}", f"--temp-dir={_room()}"),
+            *(f"--address={node['STACK_HEAD']}", f"--temp-dir={_room() / 'ray'}"),
             *(f"--dashboard-agent-listen-port={agent}", "--disable-usage-stats"),
             *("--log-style=record", "--log-color=false", *flags),
         ],
@@ -120,11 +121,12 @@ def leave(home: Path) -> list[str]:
             name=name, command=(), environment={}, healthy=bool, folder=home, patience=patience
         )
         ended += run.stop([known])
+    shutil.rmtree(_room(), ignore_errors=True)
     return ended
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command. Returns 0, or 2 with one line that says what is wrong."""
+    """The command. Returns 0; 2 with one line that says what is wrong; 130 if interrupted."""
     parser = argparse.ArgumentParser(
         prog="infra/local/join.sh",
         description=__doc__,
@@ -142,6 +144,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (StackError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("interrupted: the same command joins anew", file=sys.stderr)
+        return 130
     return 0
 
 
@@ -150,7 +155,7 @@ def _ports(node: Mapping[str, str]) -> list[int]:
 
 
 def _room() -> Path:
-    """Where Ray keeps its sockets and logs: a short path."""
+    """Where Ray keeps its sockets and logs while this is a node: a short path."""
     return Path(tempfile.gettempdir()) / f"stageflow-ray-node-{os.geteuid()}"
 
 
