@@ -158,6 +158,7 @@ def content(uri: str, experiment: str) -> list[Any]:
         data, info = one.data, one.info
         parent = names.get(data.tags.pop("mlflow.parentRunId", ""), "")
         data.tags.pop("stageflow.digest")
+        data.tags.pop("mlflow.note.content")  # which names the experiment
         histories = {
             key: [
                 (p.step, p.timestamp, p.value) for p in client.get_metric_history(info.run_id, key)

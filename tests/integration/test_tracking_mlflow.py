@@ -218,6 +218,22 @@ def test_again_by_another_process_changes_nothing(
     assert str(links[0]).startswith(page)
 
 
+def test_what_comes_later_is_added_to_the_same_run(
+    server: str, tracked: Tracked, artifacts: Artifacts
+) -> None:
+    """Its address stays, and so does what somebody has bookmarked."""
+    client, early = MlflowClient(server), replace(tracked, experiment="later")
+    place = project(early, artifacts, server).experiment
+    before = {run.info.run_id for run in client.search_runs([place])}
+    [drawn] = [manifest for manifest in artifacts.all() if manifest.stage == "draw"]
+    project(replace(early, pictures={0: f"draw/{drawn.key}"}), artifacts, server)
+    after = list(client.search_runs([place]))
+    assert {run.info.run_id for run in after} == before
+    [trial] = [run for run in after if run.info.run_name == "trial 0"]
+    files = {file.path for file in client.list_artifacts(trial.info.run_id)}
+    assert files == {"draw.threshold curve.png", "images"}
+
+
 def test_drivers_of_one_study(
     server: str, tracked: Tracked, artifacts: Artifacts, tmp_path: Path
 ) -> None:
