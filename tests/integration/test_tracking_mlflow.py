@@ -4,20 +4,11 @@ from __future__ import annotations
 
 import io
 import math
-import os
-import signal
-import socket
-import subprocess
-import sys
 import threading
-import time
-import urllib.error
-import urllib.request
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import optuna
 import pytest
@@ -32,6 +23,9 @@ from stageflow.stage import Source, stage
 from stageflow.store import FolderStore
 from stageflow.study import Broken, Completed, Pruned, Study
 from stageflow.tracking import Background, Tracked, project
+
+if TYPE_CHECKING:
+    from tests.conftest import MLflowServer
 
 # MLflow 3.17 on SQLAlchemy 2.1, once in a process: its own mapping uses an option that will go away
 pytestmark = pytest.mark.filterwarnings(
@@ -65,44 +59,10 @@ def draw(context: Context, scores: Path, config: Nothing) -> None:
     (context.out / "threshold curve.png").write_bytes(PNG)
 
 
-@pytest.fixture(scope="session")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The address of an MLflow server that dies at the end of the session."""
-    folder = tmp_path_factory.mktemp("mlflow-server")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [sys.executable, "-m", "mlflow", "server", "--host=127.0.0.1", f"--port={port}"]
-    command += ["--workers=1", f"--backend-store-uri=sqlite:///{folder}/mlflow.db"]
-    quiet = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
-    environment = {"PATH": os.environ["PATH"], "HOME": str(folder), **quiet}
-    with (folder / "log").open("wb") as log:
-        process = subprocess.Popen(
-            [*command, f"--artifacts-destination={folder}/artifacts"],
-            cwd=folder,
-            env=environment,
-            stdout=log,
-            stderr=log,
-            start_new_session=True,
-        )
-    try:
-        wait_until_ready(f"http://127.0.0.1:{port}", process, folder / "log")
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-
-
-def wait_until_ready(address: str, process: subprocess.Popen[bytes], log: Path) -> None:
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline and process.poll() is None:
-        try:
-            opener.open(f"{address}/health", timeout=5).close()
-            return
-        except (urllib.error.URLError, OSError):
-            time.sleep(0.2)
-    pytest.fail(f"the MLflow server did not start: {log.read_text(errors='replace')[-2000:]}")
+@pytest.fixture
+def server(mlflow_server: MLflowServer) -> str:
+    """Its address."""
+    return mlflow_server.address
 
 
 @pytest.fixture
