@@ -53,7 +53,7 @@ def test_a_killed_driver_goes_on_to_the_board(voc_mini: Path, private_home: Path
     """`kill -9` between training and scores; the same command repeats nothing that was done."""
     arguments = (
         *(f"--data=voc2012:{voc_mini}", "--backbone=efficientnet_lite0", "--images=8"),
-        *("--val=val[::74]", "--methods=ReCAM"),
+        *("--val=val[::120]", "--methods=ReCAM"),
     )
     process = command(*arguments, sweep="leaderboard_voc.py")
     trained = private_home / ".stageflow" / "store" / "train_segmenter"
@@ -75,7 +75,7 @@ def test_a_killed_driver_goes_on_to_the_board(voc_mini: Path, private_home: Path
     for task in ("CAM seed · voc2012 train", "pseudo label · voc2012 train"):
         assert task in again
     board = " ".join(again.split())
-    assert re.search(r"ReCAM \(one view, CRF\) \S+ 1 only \[::74\] 3", board)
+    assert re.search(r"ReCAM \(one view, CRF\) \S+ 1 only \[::120\] 2", board)
     assert "ReCAM 68.5 1449" in board  # the published one, beside it
     assert "other training images" in board
     done = command(*arguments, "--executor=local", sweep="leaderboard_voc.py")

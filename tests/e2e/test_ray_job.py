@@ -23,6 +23,7 @@ SMALL = (
     "--cam-steps=1",
     "--recam-steps=1",
     "--probe=0",
+    "--tracking=none",
 )
 
 pytestmark = pytest.mark.slow

@@ -14,8 +14,8 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 COMMAND = (
     *(sys.executable, str(ROOT / "sweeps" / "recam_threshold.py"), "--tracking=none"),
-    *("--data=scenes:images=48", "--trials=1", "--seeds=1", "--probe=0"),
-    *("--cam-steps=4", "--recam-steps=120"),
+    *("--data=scenes:images=32", "--trials=1", "--seeds=1", "--probe=0"),
+    *("--cam-steps=4", "--recam-steps=80"),
 )
 BOARD = re.compile(r"^ (?:Re)?CAM .*$", re.MULTILINE)
 
@@ -64,5 +64,5 @@ def test_killed_in_mid_training(tmp_path: Path) -> None:
     assert killed, "the training was over before the worker was killed"
     [manifest] = killed
     steps = [report["step"] for report in manifest["reports"]]
-    assert steps == [30, 60, 90, 120]
+    assert steps == [20, 40, 60, 80]
     assert manifest["resumed_from"][0] in steps[:3]
