@@ -325,7 +325,7 @@ class Session:
             summary = self.sweep.summary if made.rows else None  # it may rely on a row
             text = summary(made.rows, self.options) if summary else self._usual_section(made)
             write_section(self.results, text)
-            self.console.print(f"wrote {self.results}")
+            self.console.print(f"wrote {self.results}", soft_wrap=True)
 
     def _usual_section(self, made: Made) -> str:
         parts = [f"## {self.sweep.name}", board.markdown(made.rows), listing(made.places)]
