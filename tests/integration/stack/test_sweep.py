@@ -53,7 +53,7 @@ def test_the_study_is_in_postgresql(cluster: Cluster, sweep: tuple[Job, Job]) ->
         name, cluster.stack.addresses["STAGEFLOW_STUDIES"], space=lambda _: None
     )
     trials = study.trials()
-    assert [(trial.number, trial.state) for trial in trials] == [(n, "COMPLETE") for n in range(3)]
+    assert [trial.state for trial in trials] == ["COMPLETE"] * 3  # some numbers may be left out
     assert len({tuple(sorted(trial.params.items())) for trial in trials}) == 3
 
 
@@ -68,9 +68,8 @@ def test_the_runs_are_in_mlflow(cluster: Cluster, sweep: tuple[Job, Job], tmp_pa
     assert {"leaderboard.html", "leaderboard.json"} <= files
     page = client.download_artifacts(parent.info.run_id, "leaderboard.html", str(tmp_path))
     assert "ReCAM" in Path(page).read_text()
-    trials = [run for run in runs if run.info.run_name.startswith("trial")]
-    assert len(trials) == 3
-    assert len({run.data.params["threshold"] for run in trials}) > 1
+    trials = [run.info.run_name for run in runs if run.info.run_name.startswith("trial ")]
+    assert len(set(trials)) == len(trials) == 3, trials
 
 
 @pytest.mark.timeout(900)
