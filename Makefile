@@ -20,8 +20,9 @@ stack: setup  ## start PostgreSQL, SeaweedFS, MLflow and a Ray cluster here (ARG
 stack-stop:  ## end what `make stack` started; its data stays
 	$(BIN)/python -m infra.local.stack stop $(ARGS)
 
+# Two processes, whatever the machine: half of the time goes by in waiting for servers to start.
 test: check  ## run every check and every test (ARGS="tests/unit -k store")
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest --numprocesses=2 --dist=loadscope --no-loadscope-reorder $(ARGS)
 
 check: setup  ## lint, types, and the direction of imports
 	$(BIN)/ruff check .

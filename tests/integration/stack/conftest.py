@@ -25,6 +25,10 @@ from stageflow.store import Store, open_store
 
 ROOT = Path(__file__).resolve().parents[3]
 BIN = Path(sys.executable).parent
+SWEEP = (
+    *("sweeps/recam_threshold.py", "--data=scenes:images=32", "--trials=3", "--seeds=1"),
+    *("--cam-steps=150", "--recam-steps=8", "--probe=8"),
+)
 PORTS = ("postgres_port", "s3_port", "mlflow_port", "ray_port", "dashboard_port")
 
 
@@ -133,9 +137,7 @@ def sessions(stack: Stack, *names: str) -> set[int]:
 @pytest.fixture(scope="session")
 def sweep(cluster: Cluster) -> tuple[Job, Job]:
     """One sweep on the built-in scenes, submitted twice at the same time."""
-    command = ("sweeps/recam_threshold.py", "--data=scenes:images=32", "--trials=3", "--seeds=1")
-    command += ("--cam-steps=150", "--recam-steps=8", "--probe=8")
-    jobs = cluster.submit(*command, name="one"), cluster.submit(*command, name="two")
+    jobs = cluster.submit(*SWEEP, name="one"), cluster.submit(*SWEEP, name="two")
     for job in jobs:
         job.output()
     return jobs

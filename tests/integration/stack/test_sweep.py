@@ -11,7 +11,7 @@ from mlflow import MlflowClient
 
 from stageflow import board
 from stageflow.study import Study
-from tests.integration.stack.conftest import Cluster, Job, wait_until
+from tests.integration.stack.conftest import ROOT, SWEEP, Cluster, Job, wait_until
 
 pytestmark = pytest.mark.slow
 
@@ -36,14 +36,26 @@ def test_twice_at_the_same_time(cluster: Cluster, sweep: tuple[Job, Job]) -> Non
 
 
 def test_artifacts_are_in_s3(cluster: Cluster, sweep: tuple[Job, Job]) -> None:
-    """All that was made, and the board; no claim and no driver is left behind."""
+    """All that was made, and the board; nothing that served to make it is left behind."""
     store = cluster.store()
     names = list(store.list(""))
     made = {name.split("/")[0] for name in names if name.endswith("/manifest.json")}
     assert {"train_cam", "train_recam", "cam_maps", "recam_maps", "seed_quality"} <= made
-    assert [name for name in names if name.startswith(("claims/", "drivers/"))] == []
+    leftovers = re.compile(r"^(claims|drivers)/|/(checkpoints|shards)/")
+    assert [name for name in names if leftovers.search(name)] == []
     rows = [row for row in board.load(store) if not row.published]
     assert {row.method.partition(" (")[0] for row in rows} == {"CAM", "ReCAM"}
+
+
+def test_from_elsewhere_nothing_is_made_again(cluster: Cluster, sweep: tuple[Job, Job]) -> None:
+    """The same command in a shell of this machine, in one process, finds all of it in S3."""
+    script, *arguments = SWEEP
+    before = board.load(cluster.store())
+    told = cluster.run("python", str(ROOT / script), *arguments, "--executor=local")
+    assert not re.search(r"^ +\d+:\d\d  (started|finished)", told, re.MULTILINE)
+    assert "best of 3 trials" in told
+    assert "CAM seed · " in told
+    assert board.load(cluster.store()) == before
 
 
 def test_the_study_is_in_postgresql(cluster: Cluster, sweep: tuple[Job, Job]) -> None:
@@ -82,7 +94,7 @@ def test_stopped_and_submitted_again(cluster: Cluster, sweep: tuple[Job, Job]) -
     first = cluster.submit(*command, name="first")
     wait_until(lambda: any("/checkpoints/" in n for n in {*store.list("train_cam/")} - known))
     cluster.run("ray", "job", "stop", "first")
-    first.process.wait(timeout=60)
+    first.process.wait(timeout=120)
     assert "Job 'first' was stopped" in first.told
     assert "stopped; the same command goes on from here" in first.told
     study: Study[None] = Study(
