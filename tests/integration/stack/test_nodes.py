@@ -134,7 +134,7 @@ def test_one_is_killed_in_mid_sweep(cluster: Cluster, sweep: tuple[Job, Job], jo
     assert trained.resumed_from
     [again] = re.findall(r"train_cam +\w{8} +1 +(\d+) of 150", output.split("worker deaths")[1])
     epoch = 150 // int(str(trained.config["epochs"]))
-    assert 0 < int(again) <= epoch
+    assert int(again) <= epoch  # none, if it had saved just then
     assert "interrupted train_cam" in output
 
 

@@ -75,12 +75,18 @@ def test_the_runs_are_in_mlflow(cluster: Cluster, sweep: tuple[Job, Job], tmp_pa
     experiment = client.get_experiment_by_name("recam-threshold")
     assert experiment is not None
     runs = client.search_runs([experiment.experiment_id])
-    parent = next(run for run in runs if "mlflow.parentRunId" not in run.data.tags)
+    [study] = {found for job in sweep for found in re.findall(r"study (recam-\S+):", job.output())}
+    [parent] = [run for run in runs if run.data.tags.get("stageflow.study") == study]
     files = {file.path for file in client.list_artifacts(parent.info.run_id)}
     assert {"leaderboard.html", "leaderboard.json"} <= files
     page = client.download_artifacts(parent.info.run_id, "leaderboard.html", str(tmp_path))
     assert "ReCAM" in Path(page).read_text()
-    trials = [run.info.run_name for run in runs if run.info.run_name.startswith("trial ")]
+    children = [
+        run.info.run_name
+        for run in runs
+        if run.data.tags.get("mlflow.parentRunId") == parent.info.run_id
+    ]
+    trials = [name for name in children if name.startswith("trial ")]
     assert len(set(trials)) == len(trials) == 3, trials
 
 
