@@ -267,7 +267,12 @@ class TestCommand:
         capsys: pytest.CaptureFixture[str],
     ) -> None:
         monkeypatch.setattr(postgres, "prepare", lambda *_: signal.raise_signal(signal.SIGINT))
-        assert stack.main(["start", f"--home={tmp_path}"]) == 130
+        # A shell that starts the tests in its background has told them to ignore it.
+        before = signal.signal(signal.SIGINT, signal.default_int_handler)
+        try:
+            assert stack.main(["start", f"--home={tmp_path}"]) == 130
+        finally:
+            signal.signal(signal.SIGINT, before)
         assert capsys.readouterr().err.count("\n") == 1
 
     def test_it_asks_no_proxy(self, tmp_path: Path) -> None:
